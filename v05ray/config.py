@@ -1,0 +1,243 @@
+"""The one config tree: frozen, unknown keys refused, every field documented and bounded.
+
+`load_config(path, overrides)` merges, from weakest to strongest: field defaults, the named recipe's choices, the YAML
+file, dotted overrides such as `learner.learning_rate=2e-5`. Choices with a name (`advantage`, `budget.rule`,
+`rewards.verifier`, `data.train`) are `Spec`s: a name and the options of what bears it, checked against its registry.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Spec(BaseModel):
+    """A named choice with its options: `{name: osla, cold_start: 4}`; a bare string means the name alone."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class RunConfig(Section):
+    name: str = Field("v05", pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run's folder under `output_dir`, and of the MLflow run."""
+    output_dir: Path = Path("runs")
+    """Where run folders go."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Every random choice of the run derives from it."""
+    num_steps: int = Field(30, ge=1)
+    """Optimiser steps."""
+    prompts_per_step: int = Field(32, ge=1, le=1_000_000)
+    """Batch size B, in prompts."""
+    checkpoint_every: int = Field(10, ge=0)
+    """Steps between checkpoints; 0 means only at the end and on interruption."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Older checkpoints are deleted."""
+
+
+class ModelConfig(Section):
+    path: Path
+    """Hugging Face folder (config, safetensors, tokenizer) of the policy to start from."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of generation and of the learner's forward and backward pass; the optimiser keeps float32 masters."""
+    max_length: int = Field(512, ge=16)
+    """Longest prompt + response, in tokens."""
+    trust_remote_code: bool = False
+    """Run code that the model folder ships."""
+
+
+class DataConfig(Section):
+    train: Spec
+    """Where prompts come from: `reasoning_gym`, `jsonl`, `parquet`, `huggingface`, with their options."""
+    eval: Spec | None = None
+    """Held-out prompts, disjoint from the training ones; None switches evaluation off."""
+    system_prompt: str | None = None
+    """System message put before each question."""
+    suffix: str = ""
+    """Appended to each question, such as ` Answer with just the number.`"""
+    chat_template: bool = True
+    """Use the tokenizer's chat template; otherwise the question is given as it is."""
+    shuffle: bool = True
+    """Reshuffle the training prompts each epoch, by `run.seed`."""
+    skip_bad_rows: int = Field(0, ge=0)
+    """How many unusable rows may be skipped (and counted) before loading fails."""
+
+
+class SamplingConfig(Section):
+    temperature: float = Field(1.0, gt=0, le=5)
+    """Of training rollouts and of sampled evaluation."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus mass."""
+    max_tokens: int = Field(24, ge=1)
+    """Longest response, in tokens."""
+
+
+class BudgetConfig(Section):
+    rule: Spec = Spec(name="osla")
+    """How many rollouts a prompt gets: `osla`, `fixed`, ... with the rule's options."""
+    halt_fraction: Fraction = 1 / 16
+    """Nobody is topped up once fewer than this share of the batch is open; 0 switches the halt off."""
+    dispatch_multiple: int = Field(1, ge=1)
+    """A top-up is padded to a multiple of this, within n_max."""
+    mode: Literal["async", "rounds"] = "async"
+    """Judge each prompt when its last outstanding rollout is scored, or all together at a barrier (the paper)."""
+    on_halt: Literal["drain", "abort"] = "drain"
+    """What happens to rollouts in flight at the halt. `abort` favours short answers, and is counted."""
+
+
+class GeneratorsConfig(Section):
+    count: int = Field(1, ge=1)
+    """Replicas of the engine."""
+    num_cpus: float = Field(1, gt=0)
+    """CPUs a replica reserves."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs a replica reserves."""
+    num_threads: int = Field(1, ge=1)
+    """OpenMP threads of one replica on CPU; more than one on busy cores collapses throughput."""
+    max_num_seqs: int = Field(128, ge=1)
+    """Sequences the engine runs together."""
+    kv_cache_mib: int = Field(256, ge=16)
+    """KV cache of one replica on CPU, in MiB."""
+    gpu_memory_utilization: float = Field(0.8, gt=0, le=1)
+    """Share of GPU memory the engine takes."""
+
+
+class ValueConfig(Section):
+    enabled: bool = True
+    """Ask the value model for priors; recipes without a prior switch it off."""
+    backend: Literal["auto", "published", "bundle", "base_rate"] = "auto"
+    """`bundle` is the embedded V0 (MiniLM + small head); `auto` takes the best that is present, and says which."""
+    bundle: Path | None = None
+    """A bundle made by `v05ray value pretrain`/`train`; None means the one in the package."""
+    pool_size: int = Field(1, ge=1)
+    """Value actors."""
+    num_cpus: float = Field(0.5, gt=0)
+    """CPUs one value actor reserves."""
+    num_threads: int = Field(1, ge=1)
+    """Torch threads of one value actor."""
+    support_capacity: int = Field(512, ge=16)
+    """Most recent (prompt, score) pairs kept."""
+    support_size: int = Field(256, ge=16, le=1024)
+    """Pairs sampled to condition the head on."""
+    min_support: int = Field(32, ge=4)
+    """Below this many pairs the prior is the running base rate."""
+
+
+class RewardsConfig(Section):
+    verifier: Spec = Spec(name="math")
+    """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`."""
+    num_workers: int = Field(1, ge=1)
+    """Verifier processes; each is killed and replaced when it misses its deadline."""
+    deadline_s: float = Field(10.0, gt=0)
+    """Longest time one verdict may take, in seconds."""
+    num_cpus: float = Field(0.25, gt=0)
+    """CPUs the reward actor reserves."""
+
+
+class LearnerConfig(Section):
+    num_ranks: int = Field(1, ge=1)
+    """Data-parallel ranks, one actor each."""
+    num_cpus: float = Field(1, gt=0)
+    """CPUs a rank reserves."""
+    num_gpus: float = Field(0, ge=0)
+    """GPUs a rank reserves."""
+    num_threads: int = Field(1, ge=1)
+    """Torch threads of one rank on CPU."""
+    zero_stage: Literal[1, 2, 3] = 1
+    """DeepSpeed ZeRO stage."""
+    learning_rate: float = Field(1e-6, ge=0)
+    """AdamW's, after warm-up."""
+    warmup_steps: int = Field(0, ge=0)
+    """Linear warm-up, then constant."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Global gradient clip."""
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    """The ratio's lower clip is 1 - clip_low."""
+    clip_high: float = Field(0.2, gt=0)
+    """The ratio's upper clip is 1 + clip_high."""
+    importance_cap: float | None = Field(2.0, gt=0)
+    """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
+    """How token losses add up over the batch; see `losses.aggregation`."""
+    micro_batch_tokens: int = Field(4096, ge=64)
+    """Most (padded) tokens of one forward and backward pass."""
+    share_prefix: bool = True
+    """Compute the prompt once for all its responses (block attention mask) instead of once each."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    stream_tokens: int = Field(0, ge=0)
+    """Give sealed groups to the learner as soon as this many tokens wait, while others still generate; 0: once, at the end."""
+    timeout_s: float = Field(600.0, gt=0)
+    """Longest time a collective call of the gang may take, in seconds."""
+
+
+class EvaluationConfig(Section):
+    num_prompts: int = Field(200, ge=1)
+    """Held-out prompts used, taken from the start of `data.eval`."""
+    every: int = Field(10, ge=0)
+    """Steps between evaluations; 0 means only at start and end."""
+    samples_per_prompt: int = Field(1, ge=0)
+    """k of mean@k, pass@k, maj@k at the training temperature; 0 means greedy alone."""
+
+
+class TrackingConfig(Section):
+    uri: str | None = None
+    """MLflow tracking URI; None means a SQLite file in the output folder."""
+    experiment: str = "v05ray"
+    """MLflow experiment."""
+    num_sample_rollouts: int = Field(8, ge=0)
+    """Rollouts per checkpointed step kept as an artifact to read."""
+
+
+class ClusterConfig(Section):
+    address: str | None = None
+    """Ray cluster to join (`auto`, `host:port`); None starts a private local one."""
+    num_cpus: int | None = Field(None, ge=1)
+    """CPUs of the private local cluster; None means all of the machine."""
+    object_store_mib: int = Field(1024, ge=128)
+    """Object store of the private local cluster, in MiB."""
+    wait_s: float = Field(600.0, ge=0)
+    """How long to wait for resources that an autoscaler may still bring, in seconds."""
+
+
+class Config(Section):
+    """Everything a run is made of; saved beside it as `config.yaml`."""
+
+    recipe: str = "v05"
+    """A named algorithm: advantage, budget rule, clipping, aggregation (`v05`, `v05_loo`, `grpo`, `dr_grpo`, `rloo`, ...)."""
+    run: RunConfig = RunConfig()
+    model: ModelConfig
+    data: DataConfig
+    advantage: Spec = Spec(name="v05")
+    """The advantage estimator with its options; usually set by the recipe."""
+    sampling: SamplingConfig = SamplingConfig()
+    budget: BudgetConfig = BudgetConfig()
+    generators: GeneratorsConfig = GeneratorsConfig()
+    value: ValueConfig = ValueConfig()
+    rewards: RewardsConfig = RewardsConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()

@@ -1,0 +1,133 @@
+"""What the training loop and the scheduler ask of the outside, as Protocols.
+
+`driver.py`, `evaluate.py` and the scheduler are written against these alone, so they run unchanged on Ray actors
+(`actors/`) and on in-process fakes (the tests). All work is asynchronous; a method that only reads is synchronous.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from v05ray.types import (
+    DrawRequest,
+    Prior,
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    ScoredRollout,
+    SupportExample,
+    TrainSample,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One whole version of the policy's weights, on its way from the learners to the generators.
+
+    `payload` belongs to the transport (object references, a path, a communicator); nobody else looks inside.
+    """
+
+    version: int
+    payload: Any
+    num_bytes: int
+
+
+class GeneratorLost(RuntimeError):
+    """The generator that had a draw is gone; the draw has to be done by another one."""
+
+
+class Generator(Protocol):
+    """One replica of the inference engine."""
+
+    @property
+    def generator_id(self) -> str: ...
+
+    async def draw(self, request: DrawRequest) -> list[Rollout]:
+        """All rollouts of the request, in the order of its sample indices. Raises `GeneratorLost` when the replica died."""
+        ...
+
+    async def load_weights(self, weights: Weights) -> int:
+        """Serve a new version; returns it once every tensor is in place."""
+        ...
+
+
+class RewardPool(Protocol):
+    """Verifiers in processes of their own."""
+
+    async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
+        """Never raises for a bad answer or a bad verifier: those come back as verdicts with reward -1."""
+        ...
+
+
+class ValuePool(Protocol):
+    """The value model."""
+
+    async def predict(
+        self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
+    ) -> list[Prior]:
+        """One prior per prompt, in order, given the support pairs to condition on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """One step's work for the scheduler."""
+
+    step: int
+    policy_version: int
+    prompts: tuple[Prompt, ...]
+    priors: Mapping[str, Prior]
+    """By prompt id; empty for algorithms without a value model."""
+    sampling: Sampling
+    greedy_reward: bool = False
+    """Also draw one greedy rollout per prompt (for estimators that need it)."""
+
+
+class Scheduler(Protocol):
+    """Rollouts for a batch, budgeted by the batch machine."""
+
+    def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
+        """Sealed groups, each as soon as it is sealed."""
+        ...
+
+
+class LearnerGroup(Protocol):
+    """The gang of ranks that owns the policy's master weights and its optimiser."""
+
+    async def accumulate(self, samples: Sequence[TrainSample]) -> None:
+        """Forward and backward; gradients add up until `step`."""
+        ...
+
+    async def step(self) -> dict[str, float]:
+        """One optimiser step over everything accumulated; returns the `actor/...` metrics."""
+        ...
+
+    async def weights(self, version: int) -> Weights:
+        """The current weights, ready for `Generator.load_weights`."""
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Model, optimiser, schedule and random state of every rank into `folder`."""
+        ...
+
+    async def load(self, folder: Path) -> None:
+        """What `save` wrote."""
+        ...
+
+    async def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder (safetensors, config, tokenizer)."""
+        ...
+
+
+class Tracker(Protocol):
+    """Experiment tracking; never makes the training wait."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None: ...
+
+    def log_params(self, params: Mapping[str, object]) -> None: ...
+
+    def log_artifact(self, path: Path) -> None: ...
+
+    def close(self) -> None: ...

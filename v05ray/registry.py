@@ -1,0 +1,66 @@
+"""Names for choices: one place per name, and errors that suggest the nearest valid one."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """Something a user wrote cannot be used; the message says what, what was got, and how to mend it."""
+
+
+def suggest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?` where a valid name is near, else the list of valid names."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; valid: {', '.join(names)}"
+
+
+class Registry(Generic[T]):
+    """Maps a name to what builds it; options are checked against the builder's own signature."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._builders: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
+        """Decorator; refuses to take a name twice."""
+
+        def add(builder: Callable[..., T]) -> Callable[..., T]:
+            if name in self._builders:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._builders[name] = builder
+            return builder
+
+        return add
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._builders))
+
+    def builder(self, name: str) -> Callable[..., T]:
+        """What was registered; raises `ConfigError` with the nearest valid name."""
+        if name not in self._builders:
+            raise ConfigError(f"unknown {self.kind} {name!r}{suggest(name, self._builders)}")
+        return self._builders[name]
+
+    def build(self, name: str, options: Mapping[str, Any]) -> T:
+        """Builds `name` with keyword options; raises `ConfigError` for unknown, missing or refused ones."""
+        builder = self.builder(name)
+        parameters = inspect.signature(builder).parameters
+        for option in options:
+            if option not in parameters:
+                raise ConfigError(f"{self.kind} {name!r} has no option {option!r}{suggest(option, parameters)}")
+        missing = [
+            p.name for p in parameters.values() if p.default is inspect.Parameter.empty and p.name not in options
+        ]
+        if missing:
+            raise ConfigError(f"{self.kind} {name!r} needs {', '.join(missing)}")
+        try:
+            return builder(**options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{self.kind} {name!r}: {error}") from error

@@ -1,0 +1,186 @@
+"""Every record that crosses a process, in the order in which they flow.
+
+All are frozen and complete when made; a new stage is a new type. Rewards, priors and scores live on [-1, 1] everywhere;
+a success probability p in [0, 1] is converted once, at the border of the value model (V = 2p - 1).
+
+Legend of shapes: P prompt tokens, T response tokens, K rollouts of one prompt.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+StopReason = Literal["accepted", "target_reached", "cap", "halted", "fixed"]
+"""Why a prompt was sealed: the evidence agrees with the prior | the target budget is drawn | n_max is drawn |
+the batch's global halt refused a wish for more | the rule has a fixed budget."""
+
+FinishReason = Literal["stop", "length", "abort"]
+Verdict = Literal["correct", "wrong", "partial", "timeout", "crash", "error"]
+"""What the verifier said, or why it could not say: timeout, crash and error carry reward -1 and are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One task, ready to generate from: templated, tokenised and known to fit the context."""
+
+    prompt_id: str
+    text: str
+    """The question as a person wrote it, without template: what the value model embeds."""
+    token_ids: tuple[int, ...]
+    """[P] the templated prompt, as the generator gets it."""
+    answer: str
+    """The reference answer a verifier compares with; may be empty if `metadata` holds what the verifier needs."""
+    source: str
+    """Name of the data source, such as `chain_sum`; metrics are split by it."""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    """What the source's own verifier needs besides the answer (JSON values only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupportExample:
+    """One pair of the support buffer: how well a recent policy did on a prompt."""
+
+    prompt_id: str
+    text: str
+    score: float
+    """Mean reward in [-1, 1] of the prompt's first cold-start rollouts."""
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """The value model's expectation of a prompt's mean reward, made before any rollout."""
+
+    prompt_id: str
+    value: float
+    """In [-1, 1]."""
+    policy_version: int
+    origin: str = "v0"
+    """`v0`, or `base_rate` while the support is too small or the model is not to be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """A decision to draw `num_rollouts` (>= 1) more for one prompt."""
+
+    prompt_id: str
+    num_rollouts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A decision to seal one prompt's group."""
+
+    prompt_id: str
+    reason: StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An action of the budget machine with the evidence it rests on; written to the ledger as it is."""
+
+    action: Draw | Stop
+    num_scored: int
+    mean: float | None
+    """Mean reward of the scored rollouts; None before the first (the cold start)."""
+    prior: float | None
+    bias_squared: float | None
+    """b2 = max(0, (mean - prior)^2 - 1/k) (Eq. 7); None where the rule does not use it."""
+    target: int | None
+    """Total number of rollouts the rule wants; None where the rule has no target."""
+    open_prompts: int
+    """Prompts of the batch not yet sealed when this was decided, this one included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a rollout is drawn."""
+
+    temperature: float
+    """0 means greedy."""
+    top_p: float
+    max_tokens: int
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DrawRequest:
+    """Work for one generator: some rollouts of one prompt, each with its own index and seed."""
+
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    """[P]"""
+    sample_indices: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """One per sample index; see `seeding.rollout_seed`."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One response of the policy, with what it was really drawn with."""
+
+    prompt_id: str
+    sample_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    """[T], the end-of-sequence token included when it was drawn."""
+    logprobs: tuple[float, ...]
+    """[T] natural log-probabilities under the sampling distribution (temperature included)."""
+    finish_reason: FinishReason
+    policy_version: int
+    generator_id: str
+    seconds: float
+    """From the generator's acceptance to the last token."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRollout:
+    """A rollout with its verdict."""
+
+    rollout: Rollout
+    reward: float
+    """In [-1, 1]."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """A sealed prompt: everything that was drawn for it, and why no more was."""
+
+    prompt: Prompt
+    prior: Prior | None
+    scored: tuple[ScoredRollout, ...]
+    """[K], ordered by sample index."""
+    stop: Stop
+    decisions: tuple[Decision, ...]
+
+    @property
+    def rewards(self) -> tuple[float, ...]:
+        """[K] the rewards in sample order."""
+        return tuple(s.reward for s in self.scored)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One sequence for the learner; per-token fields are over the response only."""
+
+    prompt_id: str
+    prompt_ids: tuple[int, ...]
+    """[P]; samples of one prompt share it, and the learner may compute it once for all of them."""
+    response_ids: tuple[int, ...]
+    """[T]"""
+    logprobs: tuple[float, ...]
+    """[T] log-probabilities that the generator sampled with."""
+    advantages: tuple[float, ...]
+    """[T]"""
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did, in metric names of the field (`actor/grad_norm`, `timing_s/gen`, `v05/...`)."""
+
+    step: int
+    policy_version: int
+    metrics: Mapping[str, float]
