@@ -44,6 +44,10 @@ class Generator(Protocol):
     @property
     def generator_id(self) -> str: ...
 
+    async def ready(self) -> None:
+        """Returns once the engine can take work (also after a restart); raises `GeneratorLost` if it never will."""
+        ...
+
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """All rollouts of the request, in the order of its sample indices. Raises `GeneratorLost` when the replica died."""
         ...
@@ -90,6 +94,18 @@ class Scheduler(Protocol):
 
     def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups, each as soon as it is sealed."""
+        ...
+
+    async def draw(self, request: DrawRequest) -> list[Rollout]:
+        """Rollouts outside any budget (evaluation), on whichever generator has least to do."""
+        ...
+
+    async def load_weights(self, weights: Weights) -> None:
+        """Every generator serves this version from now on, or serves nothing."""
+        ...
+
+    async def status(self) -> dict[str, float]:
+        """Counters for metrics: generators ready, draws lost and redone, tokens in flight."""
         ...
 
 

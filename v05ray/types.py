@@ -154,6 +154,8 @@ class RolloutGroup:
     """[K], ordered by sample index."""
     stop: Stop
     decisions: tuple[Decision, ...]
+    greedy: ScoredRollout | None = None
+    """One temperature-0 rollout, where the estimator needs it; no part of the group's mean."""
 
     @property
     def rewards(self) -> tuple[float, ...]:
