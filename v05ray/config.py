@@ -5,10 +5,15 @@ file, dotted overrides such as `learner.learning_rate=2e-5`. Choices with a name
 `rewards.verifier`, `data.train`) are `Spec`s: a name and the options of what bears it, checked against its registry.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from v05ray import advantages, budget, recipes
+from v05ray.registry import ConfigError, suggest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -37,6 +42,8 @@ class Spec(BaseModel):
 
 
 class RunConfig(Section):
+    """The run as a whole."""
+
     name: str = Field("v05", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the run's folder under `output_dir`, and of the MLflow run."""
     output_dir: Path = Path("runs")
@@ -54,6 +61,8 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
+    """The policy to start from."""
+
     path: Path
     """Hugging Face folder (config, safetensors, tokenizer) of the policy to start from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -65,6 +74,8 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
+    """Prompts and how they are put to the policy."""
+
     train: Spec
     """Where prompts come from: `reasoning_gym`, `jsonl`, `parquet`, `huggingface`, with their options."""
     eval: Spec | None = None
@@ -82,6 +93,8 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
+    """How training rollouts are drawn."""
+
     temperature: float = Field(1.0, gt=0, le=5)
     """Of training rollouts and of sampled evaluation."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -91,6 +104,8 @@ class SamplingConfig(Section):
 
 
 class BudgetConfig(Section):
+    """How many rollouts each prompt gets, and when the batch ends."""
+
     rule: Spec = Spec(name="osla")
     """How many rollouts a prompt gets: `osla`, `fixed`, ... with the rule's options."""
     halt_fraction: Fraction = 1 / 16
@@ -104,6 +119,8 @@ class BudgetConfig(Section):
 
 
 class GeneratorsConfig(Section):
+    """vLLM generator actors."""
+
     count: int = Field(1, ge=1)
     """Replicas of the engine."""
     num_cpus: float = Field(1, gt=0)
@@ -118,9 +135,13 @@ class GeneratorsConfig(Section):
     """KV cache of one replica on CPU, in MiB."""
     gpu_memory_utilization: float = Field(0.8, gt=0, le=1)
     """Share of GPU memory the engine takes."""
+    draw_timeout_s: float = Field(600.0, gt=0)
+    """A draw that takes longer is taken from its generator and given to another one, in seconds."""
 
 
 class ValueConfig(Section):
+    """V0, the generalist value model that gives the prior."""
+
     enabled: bool = True
     """Ask the value model for priors; recipes without a prior switch it off."""
     backend: Literal["auto", "published", "bundle", "base_rate"] = "auto"
@@ -142,6 +163,8 @@ class ValueConfig(Section):
 
 
 class RewardsConfig(Section):
+    """Verifiers."""
+
     verifier: Spec = Spec(name="math")
     """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`."""
     num_workers: int = Field(1, ge=1)
@@ -153,6 +176,8 @@ class RewardsConfig(Section):
 
 
 class LearnerConfig(Section):
+    """DeepSpeed learner actors and the loss they step on."""
+
     num_ranks: int = Field(1, ge=1)
     """Data-parallel ranks, one actor each."""
     num_cpus: float = Field(1, gt=0)
@@ -188,12 +213,14 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     stream_tokens: int = Field(0, ge=0)
-    """Give sealed groups to the learner as soon as this many tokens wait, while others still generate; 0: once, at the end."""
+    """Learn from sealed groups as soon as this many tokens wait, while others still generate; 0: once, at the end."""
     timeout_s: float = Field(600.0, gt=0)
     """Longest time a collective call of the gang may take, in seconds."""
 
 
 class EvaluationConfig(Section):
+    """Held-out evaluation."""
+
     num_prompts: int = Field(200, ge=1)
     """Held-out prompts used, taken from the start of `data.eval`."""
     every: int = Field(10, ge=0)
@@ -203,6 +230,8 @@ class EvaluationConfig(Section):
 
 
 class TrackingConfig(Section):
+    """MLflow."""
+
     uri: str | None = None
     """MLflow tracking URI; None means a SQLite file in the output folder."""
     experiment: str = "v05ray"
@@ -212,6 +241,8 @@ class TrackingConfig(Section):
 
 
 class ClusterConfig(Section):
+    """The Ray cluster to run on."""
+
     address: str | None = None
     """Ray cluster to join (`auto`, `host:port`); None starts a private local one."""
     num_cpus: int | None = Field(None, ge=1)
@@ -220,13 +251,15 @@ class ClusterConfig(Section):
     """Object store of the private local cluster, in MiB."""
     wait_s: float = Field(600.0, ge=0)
     """How long to wait for resources that an autoscaler may still bring, in seconds."""
+    temp_dir: Path | None = None
+    """Ray's own files of the private local cluster; None means a short folder under the system's temporary one."""
 
 
 class Config(Section):
     """Everything a run is made of; saved beside it as `config.yaml`."""
 
     recipe: str = "v05"
-    """A named algorithm: advantage, budget rule, clipping, aggregation (`v05`, `v05_loo`, `grpo`, `dr_grpo`, `rloo`, ...)."""
+    """A named algorithm: advantage, budget rule, clipping, aggregation (`v05`, `v05_loo`, `grpo`, `rloo`, ...)."""
     run: RunConfig = RunConfig()
     model: ModelConfig
     data: DataConfig
@@ -241,3 +274,128 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads, merges and checks a run's config.
+
+    Args:
+        path: a YAML file.
+        overrides: `dotted.key=value` strings; the value is read as YAML.
+
+    Raises:
+        ConfigError: naming the file, the dotted key, what was got and the nearest valid name.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"config {str(path)!r} does not exist; give the path of a YAML file, such as jobs/tiny_cpu.yaml"
+        )
+    try:
+        written = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(written, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(written).__name__}")
+    for override in overrides:
+        _apply_override(written, override)
+    return make_config(written, where=str(path))
+
+
+def make_config(written: Mapping[str, Any], *, where: str = "config") -> Config:
+    """Merges a nested mapping over its recipe's choices, validates it, and checks it across sections."""
+    recipe = written.get("recipe", Config.model_fields["recipe"].default)
+    merged = _merge(recipes.get(str(recipe)).defaults(), written)
+    try:
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from None
+    _check_across(config)
+    return config
+
+
+def _check_across(config: Config) -> None:
+    """What no single field can say: every named choice exists, and the recipe's needs are met."""
+    estimator = advantages.build(config.advantage.name, **config.advantage.options)
+    rule = budget.rules.build(config.budget.rule.name, config.budget.rule.options)
+    recipes.check_needs(estimator, rule, value_enabled=config.value.enabled)
+    if config.value.support_size > config.value.support_capacity:
+        raise ConfigError(
+            f"value.support_size {config.value.support_size} exceeds value.support_capacity "
+            f"{config.value.support_capacity}; lower the one or raise the other"
+        )
+    if config.sampling.max_tokens >= config.model.max_length:
+        raise ConfigError(
+            f"sampling.max_tokens {config.sampling.max_tokens} leaves no room for a prompt within model.max_length "
+            f"{config.model.max_length}; lower the one or raise the other"
+        )
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` wins, key by key; a `Spec` written under another name replaces the recipe's whole Spec."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        if isinstance(under, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in under and value.get("name", under["name"]) != under["name"]
+            merged[key] = dict(value) if renamed else _merge(under, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply_override(written: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form dotted.key=value, such as run.num_steps=10")
+    section = written
+    *parents, last = key.split(".")
+    for parent in parents:
+        under = section.setdefault(parent, {})
+        if isinstance(under, str):  # a bare Spec name gets options
+            under = section[parent] = {"name": under}
+        if not isinstance(under, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is not a section")
+        section = under
+    value = yaml.safe_load(text)
+    section[last] = _number(value)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `2e-5` as a string; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line per problem, with the nearest valid key for an unknown one."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(
+                f"{where}: unknown key {key!r}{suggest(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
+            )
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {key} is required")
+        else:
+            lines.append(f"{where}: {key}: {problem['msg']}, got {problem['input']!r}")
+    return "\n".join(lines)
+
+
+def _fields_at(location: Sequence[int | str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location:
+        inner = section.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        section = inner
+    return list(section.model_fields)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved config, as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

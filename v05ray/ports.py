@@ -48,8 +48,12 @@ class Generator(Protocol):
         """Returns once the engine can take work (also after a restart); raises `GeneratorLost` if it never will."""
         ...
 
+    async def restart(self) -> None:
+        """Ends the replica's process, however it is, and starts a fresh one (which serves version 0)."""
+        ...
+
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """All rollouts of the request, in the order of its sample indices. Raises `GeneratorLost` when the replica died."""
+        """All rollouts of the request, in the order of its sample indices; raises `GeneratorLost` if it died."""
         ...
 
     async def load_weights(self, weights: Weights) -> int:

@@ -1,0 +1,218 @@
+"""The generators as one service: work goes to whoever has least to do, and a lost draw is drawn by another.
+
+A replica's life: STARTING -> STALE -> READY -> DRAINING -> GONE. Only a READY one gets work, and READY means that it
+serves the pool's weight version. A lost or frozen replica is restarted, gets the current weights, and is READY again.
+
+A draw is identified by its sample indices and seeds, so a redraw elsewhere is the same work: an answer that comes after
+its draw was given away is dropped, never counted.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from v05ray.ports import Generator, GeneratorLost, Weights
+from v05ray.types import DrawRequest, Rollout
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 5
+"""A prompt whose draw was lost this often is what kills the generators; it is named and the run ends."""
+
+MAX_RESTARTS = 3
+"""A replica that fails this often without becoming READY in between is given up."""
+
+
+class Life(Enum):
+    """Where a replica is in its life."""
+
+    STARTING = "starting"
+    STALE = "stale"
+    READY = "ready"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+@dataclass
+class _Replica:
+    generator: Generator
+    life: Life = Life.STARTING
+    outstanding_tokens: int = 0
+    """Upper bound of the tokens it still has to process."""
+    num_failures: int = 0
+    """Restarts since it was last READY."""
+    tasks: set[asyncio.Task] = field(default_factory=set)
+
+
+class PoolExhausted(RuntimeError):
+    """No generator is left, or every one that tried a prompt was lost."""
+
+
+class GeneratorPool:
+    """Load balancing, weight versions and recovery over any number of generators."""
+
+    def __init__(self, *, draw_timeout_s: float, load_timeout_s: float = 600.0) -> None:
+        self._draw_timeout_s = draw_timeout_s
+        self._load_timeout_s = load_timeout_s
+        self._replicas: dict[str, _Replica] = {}
+        self._weights: Weights | None = None
+        self._changed = asyncio.Condition()
+        self._version = 0
+        self.num_lost_draws = 0
+        self.num_restarts = 0
+
+    @property
+    def version(self) -> int:
+        """The weight version that draws are served at; 0 is the model that the engines start from."""
+        return self._version
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Upper bound of the tokens all replicas still have to process."""
+        return sum(replica.outstanding_tokens for replica in self._replicas.values())
+
+    def lives(self) -> dict[str, Life]:
+        """Every replica's state, by generator id."""
+        return {name: replica.life for name, replica in self._replicas.items()}
+
+    def add(self, generators: Iterable[Generator]) -> None:
+        """Takes replicas in; each gets work once it is up and serves the current version."""
+        for generator in generators:
+            replica = _Replica(generator)
+            self._replicas[generator.generator_id] = replica
+            self._spawn(replica, self._bring_up(replica, restart=False))
+
+    async def drain(self, generator_id: str) -> None:
+        """Gives the replica no more work and returns when it has finished what it had."""
+        replica = self._replicas[generator_id]
+        await self._set(replica, Life.DRAINING)
+        async with self._changed:
+            await self._changed.wait_for(lambda: replica.outstanding_tokens == 0)
+        await self._set(replica, Life.GONE)
+
+    async def until_ready(self) -> None:
+        """Returns when no replica is on its way up any more; raises `PoolExhausted` if none made it."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: all(r.life not in (Life.STARTING, Life.STALE) for r in self._replicas.values())
+            )
+        self._require_hope()
+
+    async def draw(self, request: DrawRequest, *, prefer: str | None = None) -> list[Rollout]:
+        """All rollouts of a request, redrawn elsewhere as often as replicas are lost under it.
+
+        `prefer` names the generator that holds the prompt's prefix in its cache; it is taken unless the queue in front
+        of it costs more than the prefix saves.
+        """
+        work = len(request.sample_indices) * (len(request.token_ids) + request.sampling.max_tokens)
+        for _ in range(MAX_ATTEMPTS):
+            replica = await self._pick(prefer, saved_tokens=len(request.token_ids))
+            replica.outstanding_tokens += work
+            try:
+                rollouts = await asyncio.wait_for(replica.generator.draw(request), self._draw_timeout_s)
+            except (GeneratorLost, TimeoutError) as error:
+                self._lose(replica, request, error)
+                continue
+            finally:
+                replica.outstanding_tokens -= work
+                async with self._changed:
+                    self._changed.notify_all()
+            if all(rollout.policy_version == self._version for rollout in rollouts):
+                return rollouts
+            self._lose(replica, request, f"served a version other than {self._version}")
+        raise PoolExhausted(
+            f"prompt {request.prompt_id!r}: {MAX_ATTEMPTS} generators were lost while drawing it "
+            f"({len(request.token_ids)} prompt tokens); see the generators' logs"
+        )
+
+    async def load_weights(self, weights: Weights) -> None:
+        """Every replica serves `weights` or is out of service until it does; returns when all have answered."""
+        self._weights, self._version = weights, weights.version
+        live = [r for r in self._replicas.values() if r.life is Life.READY]
+        for replica in live:
+            await self._set(replica, Life.STALE)
+            self._spawn(replica, self._refresh(replica))
+        await self.until_ready()
+
+    async def close(self) -> None:
+        """Ends what is going on; replicas themselves are ended by who made them."""
+        tasks = [task for replica in self._replicas.values() for task in replica.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pick(self, prefer: str | None, *, saved_tokens: int) -> _Replica:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._ready() or not self._hope())
+            self._require_hope()
+            ready = self._ready()
+        least = min(ready, key=lambda r: r.outstanding_tokens)
+        kept = self._replicas.get(prefer) if prefer else None
+        if kept in ready and kept.outstanding_tokens - least.outstanding_tokens <= saved_tokens:
+            return kept
+        return least
+
+    def _ready(self) -> list[_Replica]:
+        return [r for r in self._replicas.values() if r.life is Life.READY]
+
+    def _hope(self) -> bool:
+        return any(r.life in (Life.STARTING, Life.STALE, Life.READY) for r in self._replicas.values())
+
+    def _require_hope(self) -> None:
+        if not self._hope():
+            raise PoolExhausted(f"no generator is left of {len(self._replicas)}; see the generators' logs")
+
+    def _lose(self, replica: _Replica, request: DrawRequest, why: object) -> None:
+        self.num_lost_draws += len(request.sample_indices)
+        log.warning(
+            "%s lost %d rollouts of prompt %s (%s); redrawing",
+            replica.generator.generator_id,
+            len(request.sample_indices),
+            request.prompt_id,
+            why,
+        )
+        if replica.life is Life.READY:  # the first of its draws to notice restarts it
+            replica.life = Life.STARTING
+            self._spawn(replica, self._bring_up(replica, restart=True))
+
+    async def _bring_up(self, replica: _Replica, *, restart: bool) -> None:
+        try:
+            if restart:
+                replica.num_failures += 1
+                if replica.num_failures > MAX_RESTARTS:
+                    raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row")
+                self.num_restarts += 1
+                await replica.generator.restart()
+            await replica.generator.ready()
+        except GeneratorLost as error:
+            log.error("%s is gone: %s", replica.generator.generator_id, error)
+            await self._set(replica, Life.GONE)
+            return
+        await self._set(replica, Life.STALE)
+        await self._refresh(replica)
+
+    async def _refresh(self, replica: _Replica) -> None:
+        """Loads the current weights; a version published meanwhile is loaded too."""
+        try:
+            loaded = 0
+            while self._weights is not None and loaded != self._weights.version:
+                loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
+        except (GeneratorLost, TimeoutError) as error:
+            log.warning("%s failed to load version %d (%s)", replica.generator.generator_id, self._version, error)
+            replica.life = Life.STARTING
+            await self._bring_up(replica, restart=True)
+            return
+        replica.num_failures = 0
+        await self._set(replica, Life.READY)
+
+    async def _set(self, replica: _Replica, life: Life) -> None:
+        async with self._changed:
+            replica.life = life
+            self._changed.notify_all()
+
+    def _spawn(self, replica: _Replica, work) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        replica.tasks.add(task)
+        task.add_done_callback(replica.tasks.discard)

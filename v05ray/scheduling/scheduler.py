@@ -1,0 +1,183 @@
+"""One batch at a time: draw, score, judge, top up, seal; prompts do not wait for each other.
+
+    prompts --cold start--> pool.draw --rollouts--> rewards.score --> machine.observe --Draw--> pool.draw ...
+                                                                                      --Stop--> sealed group, streamed
+
+Every decision is the budget machine's; this file only carries them out.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from dataclasses import dataclass, field, replace
+
+from v05ray import budget
+from v05ray.config import BudgetConfig
+from v05ray.ports import BatchRequest, RewardPool, Weights
+from v05ray.scheduling.pool import GeneratorPool, Life
+from v05ray.seeding import rollout_seed
+from v05ray.types import (
+    Decision,
+    Draw,
+    DrawRequest,
+    Prior,
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    ScoredRollout,
+    Stop,
+)
+
+GREEDY_INDEX = -1
+"""Sample index of the temperature-0 rollout that some estimators need."""
+
+
+class RolloutScheduler:
+    """Implements `ports.Scheduler` over a generator pool and a reward pool."""
+
+    def __init__(self, pool: GeneratorPool, rewards: RewardPool, config: BudgetConfig, *, seed: int) -> None:
+        self._pool = pool
+        self._rewards = rewards
+        self._config = config
+        self._seed = seed
+
+    async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
+        """Sealed groups of the batch, each as soon as it is sealed. Raises what any part of the batch raised."""
+        if batch.policy_version != self._pool.version:
+            raise ValueError(
+                f"batch of step {batch.step} wants policy version {batch.policy_version}, the generators serve "
+                f"{self._pool.version}; load its weights first"
+            )
+        run = _BatchRun(self._pool, self._rewards, self._config, self._seed, batch)
+        try:
+            async for group in run.groups():
+                yield group
+        finally:
+            await run.cancel()
+
+    async def draw(self, request: DrawRequest) -> list[Rollout]:
+        """Rollouts outside any budget, on the generator with least to do."""
+        return await self._pool.draw(request)
+
+    async def load_weights(self, weights: Weights) -> None:
+        """Every generator serves this version from now on, or serves nothing."""
+        await self._pool.load_weights(weights)
+
+    async def status(self) -> dict[str, float]:
+        """Counters for the step's metrics."""
+        lives = self._pool.lives().values()
+        return {
+            "v05/generators_ready": float(sum(life is Life.READY for life in lives)),
+            "v05/generators_total": float(sum(life is not Life.GONE for life in lives)),
+            "v05/lost_draws": float(self._pool.num_lost_draws),
+            "v05/generator_restarts": float(self._pool.num_restarts),
+        }
+
+
+@dataclass
+class _Open:
+    """A prompt that is not sealed yet."""
+
+    prompt: Prompt
+    prior: Prior | None
+    num_drawn: int = 0
+    scored: list[ScoredRollout] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    greedy: ScoredRollout | None = None
+    stop: Stop | None = None
+    generator_id: str | None = None
+    """Who drew it last: its prefix is in that cache."""
+
+
+class _BatchRun:
+    """The life of one batch; all of it happens on one event loop, so no state needs a lock."""
+
+    def __init__(
+        self, pool: GeneratorPool, rewards: RewardPool, config: BudgetConfig, seed: int, batch: BatchRequest
+    ) -> None:
+        self._pool, self._rewards, self._batch, self._seed = pool, rewards, batch, seed
+        self._open = {p.prompt_id: _Open(p, batch.priors.get(p.prompt_id)) for p in batch.prompts}
+        if len(self._open) != len(batch.prompts):
+            raise ValueError(f"step {batch.step}: a prompt id stands twice in the batch")
+        self._machine = budget.BatchMachine(
+            {name: state.prior.value if state.prior else None for name, state in self._open.items()},
+            budget.rules.build(config.rule.name, config.rule.options),
+            halt_fraction=config.halt_fraction,
+            dispatch_multiple=config.dispatch_multiple,
+            mode=config.mode,
+            on_halt=config.on_halt,
+        )
+        self._sealed: asyncio.Queue[RolloutGroup | BaseException] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def groups(self) -> AsyncIterator[RolloutGroup]:
+        """Runs the batch to its end."""
+        remaining = len(self._open)
+        self._carry_out(self._machine.start())
+        if self._batch.greedy_reward:
+            for state in self._open.values():
+                self._spawn(self._draw_greedy(state))
+        while remaining:
+            sealed = await self._sealed.get()
+            if isinstance(sealed, BaseException):
+                raise sealed
+            remaining -= 1
+            yield sealed
+
+    async def cancel(self) -> None:
+        """Ends what is still in flight (only after an error or an abandoned run is there any)."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        for decision in decisions:
+            state = self._open[decision.action.prompt_id]
+            state.decisions.append(decision)
+            match decision.action:
+                case Draw(num_rollouts=count):
+                    indices = tuple(range(state.num_drawn, state.num_drawn + count))
+                    state.num_drawn += count
+                    self._spawn(self._draw(state, indices))
+                case Stop() as stop:
+                    state.stop = stop
+                    self._seal_if_complete(state)
+
+    async def _draw(self, state: _Open, indices: tuple[int, ...]) -> None:
+        rollouts = await self._pool.draw(self._request(state.prompt, indices), prefer=state.generator_id)
+        state.generator_id = rollouts[0].generator_id
+        scored = await asyncio.gather(*(self._rewards.score(state.prompt, rollout) for rollout in rollouts))
+        state.scored.extend(scored)
+        for one in scored:
+            self._carry_out(
+                self._machine.observe(state.prompt.prompt_id, one.reward, num_tokens=len(one.rollout.token_ids))
+            )
+
+    async def _draw_greedy(self, state: _Open) -> None:
+        request = self._request(state.prompt, (GREEDY_INDEX,))
+        request = replace(request, sampling=replace(request.sampling, temperature=0.0, top_p=1.0))
+        (rollout,) = await self._pool.draw(request)
+        state.greedy = await self._rewards.score(state.prompt, rollout)
+        self._seal_if_complete(state)
+
+    def _request(self, prompt: Prompt, indices: tuple[int, ...]) -> DrawRequest:
+        seeds = tuple(rollout_seed(self._seed, self._batch.step, prompt.prompt_id, index) for index in indices)
+        return DrawRequest(prompt.prompt_id, prompt.token_ids, indices, seeds, self._batch.sampling)
+
+    def _seal_if_complete(self, state: _Open) -> None:
+        if state.stop is None or (self._batch.greedy_reward and state.greedy is None):
+            return
+        ordered = tuple(sorted(state.scored, key=lambda one: one.rollout.sample_index))
+        del self._open[state.prompt.prompt_id]
+        self._sealed.put_nowait(
+            RolloutGroup(state.prompt, state.prior, ordered, state.stop, tuple(state.decisions), state.greedy)
+        )
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._sealed.put_nowait(error)
