@@ -34,7 +34,8 @@ def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1
         Decision(stop, 3, 1 / 3, 0.5, 0.0, 3, 1),
     )
     prompt = Prompt(prompt_id, "What is 1 + 2?", (1, 2, 3, 4), "3", "chain_sum")
-    return RolloutGroup(prompt, Prior(prompt_id, 0.5, 4, "v0"), scored, stop, decisions)
+    prior = Prior(prompt_id, 0.25 if mark else 0.5, 4, "v0")  # so that the mark is in both files of a step
+    return RolloutGroup(prompt, prior, scored, stop, decisions)
 
 
 def append(folder: Path, steps: range, mark: str = "") -> None:
@@ -282,6 +283,8 @@ def test_killed_at_every_point_of_a_rewrite_the_record_is_one_trajectory(tmp_pat
         assert reader.check_conservation().ok
         history = tuple(reader.groups(step)[1].rollouts[0].response for step in reader.steps)
         seen.add(history)
+        priors = [reader.groups(step)[1].prior for step in reader.steps]
+        assert [p.value for p in priors if p] == [0.25 if "again" in text else 0.5 for text in history]
         append(folder, range(4, 5))  # the next writer mends what is left and goes on
         named = {p.name for p in (folder / "ledger").iterdir()}
         assert len(named) == 3 * len(LedgerReader(folder / "ledger").steps)
