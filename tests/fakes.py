@@ -81,7 +81,7 @@ class FakeGenerator:
     lost_after: int | None = None
     """The draw after this many is refused with `GeneratorLost`, as are all later ones."""
     restarts: bool = False
-    """Whether `ready` brings a lost replica back, serving version 0 as a restarted engine does."""
+    """Whether `restart` brings a lost replica back, serving version 0 as a restarted engine does."""
     version: int = 0
     requests: list[DrawRequest] = field(default_factory=list)
     """Every request accepted, in order."""
@@ -95,14 +95,19 @@ class FakeGenerator:
         self._lost.set()
 
     async def ready(self) -> None:
-        """At once; a lost replica comes back here if it `restarts`."""
+        """At once, unless it is lost."""
         await asyncio.sleep(0)
         if self._lost.is_set():
-            if not self.restarts:
-                raise GeneratorLost(f"{self.generator_id} is gone")
-            self._lost.clear()
-            self.lost_after = None
-            self.version = 0
+            raise GeneratorLost(f"{self.generator_id} is gone")
+
+    async def restart(self) -> None:
+        """A lost replica comes back here if it `restarts`."""
+        await asyncio.sleep(0)
+        if not self.restarts:
+            raise GeneratorLost(f"{self.generator_id} is gone")
+        self._lost.clear()
+        self.lost_after = None
+        self.version = 0
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """The scripted rollouts, after the longest latency among them."""
