@@ -43,7 +43,7 @@ class SupportExample:
     prompt_id: str
     text: str
     score: float
-    """Mean reward in [-1, 1] of the prompt's first cold-start rollouts."""
+    """Mean reward in [-1, 1] of the prompt's group."""
     policy_version: int
 
 

@@ -1,0 +1,326 @@
+"""The training loop. Written against ports: it runs unchanged on Ray actors and on in-process fakes.
+
+One step, as the data sees it:
+
+    stream.next_batch() --> values.predict --> scheduler.run(batch) ==> sealed groups, one by one
+                                                    ||  each: estimator --> train samples --> learners.accumulate
+                                                    \\/ (while other prompts still generate)
+    learners.step --> weights(version) --> scheduler.load_weights
+    group means --> support buffer; metrics --> tracker; rollouts and decisions --> ledger
+    checkpoint and evaluation when due
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any
+
+from v05ray import advantages
+from v05ray.checkpoint import Checkpoints
+from v05ray.config import Config
+from v05ray.data import PromptStream
+from v05ray.evaluate import evaluate
+from v05ray.ledger import LedgerWriter
+from v05ray.metrics import Stopwatch, Totals, prior_metrics, rollout_metrics
+from v05ray.ports import BatchRequest, LearnerGroup, RewardPool, Scheduler, Tracker, ValuePool
+from v05ray.progress import Progress
+from v05ray.seeding import derive_seed
+from v05ray.support import SupportBuffer
+from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample, TrainSample
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who does the work."""
+
+    scheduler: Scheduler
+    rewards: RewardPool
+    learners: LearnerGroup
+    tracker: Tracker
+    values: ValuePool | None = None
+    """None for algorithms without a prior."""
+
+
+@dataclass
+class RunState:
+    """All that the next step depends on besides the learners; small enough for JSON, and checkpointed."""
+
+    step: int = 0
+    """Steps done; also the version of the weights that generators serve."""
+    totals: Totals = field(default_factory=Totals)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage, over the whole run."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Held-out metrics: one entry per evaluation, with its `step`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` returned."""
+        self.step = state["step"]
+        self.totals = Totals(**state["totals"])
+        self.seconds = dict(state["seconds"])
+        self.curve = [dict(entry) for entry in state["curve"]]
+
+
+class Trainer:
+    """Drives a run from its first step, or from a checkpoint, to its last."""
+
+    def __init__(
+        self,
+        config: Config,
+        roles: Roles,
+        *,
+        stream: PromptStream,
+        eval_prompts: Sequence[Prompt],
+        ledger: LedgerWriter,
+        checkpoints: Checkpoints,
+        progress: Progress,
+    ) -> None:
+        self._config, self._roles = config, roles
+        self._stream, self._eval_prompts = stream, tuple(eval_prompts)
+        self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
+        self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
+        self._support = SupportBuffer(config.value.support_capacity)
+        self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+        self.state = RunState()
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """Everything with a `state_dict` that a checkpoint keeps."""
+        return {
+            "run": self.state,
+            "stream": self._stream,
+            "support": self._support,
+            "estimator": self._estimator,
+        }
+
+    async def resume(self, folder: Path) -> None:
+        """Continues from a checkpoint: afterwards everything is as it was when that checkpoint was written."""
+        saved = self._checkpoints.load(folder)
+        for name, part in self._parts.items():
+            part.load_state_dict(saved.state[name])
+        await self._roles.learners.load(saved.learner_folder)
+        self._ledger.truncate_after(self.state.step)
+        await self._publish()
+
+    async def run(self, stop: Callable[[], bool] = lambda: False) -> RunState:
+        """Trains to `run.num_steps`, or until `stop()` is true after a step; either way it ends with a checkpoint."""
+        config = self._config
+        if self.state.step == 0:
+            await self._evaluate()
+        while self.state.step < config.run.num_steps and not stop():
+            report = await self._step()
+            self._roles.tracker.log_metrics(report.metrics, report.step)
+            self._progress.step_done(report)
+            every = config.evaluation.every
+            last = self.state.step == config.run.num_steps
+            if last or (every and self.state.step % every == 0):
+                await self._evaluate()
+            every = config.run.checkpoint_every
+            if last or stop() or (every and self.state.step % every == 0):
+                await self._checkpoint()
+        return self.state
+
+    async def _step(self) -> StepReport:
+        step = self.state.step + 1
+        clock = Stopwatch()
+        prompts = self._stream.next_batch()
+        with clock("prior"):
+            priors = await self._priors(prompts, step)
+        batch = BatchRequest(
+            step=step,
+            policy_version=self.state.step,
+            prompts=prompts,
+            priors={prior.prompt_id: prior for prior in priors},
+            sampling=self._sampling,
+            greedy_reward="greedy" in self._estimator.needs,
+        )
+        groups, values = await self._roll_out_and_learn(batch, clock)
+        with clock("update_actor"):
+            actor_metrics = await self._roles.learners.step()
+        self.state.step = step
+        with clock("update_weights"):
+            await self._publish()
+        self._remember(groups)
+        with clock("ledger"):
+            await asyncio.to_thread(self._ledger.append_step, step, groups, values, self._ledger_meta())
+        return self._report(groups, values, actor_metrics, clock, await self._roles.scheduler.status())
+
+    async def _priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
+        if self._roles.values is None:
+            return ()
+        seed = derive_seed("support", self._config.run.seed, step)
+        support = self._support.sample(self._config.value.support_size, Random(seed))
+        return await self._roles.values.predict(prompts, support, policy_version=self.state.step, seed=seed)
+
+    async def _roll_out_and_learn(
+        self, batch: BatchRequest, clock: Stopwatch
+    ) -> tuple[list[RolloutGroup], dict[str, tuple[float, ...]]]:
+        """Every sealed group and its advantages; the learners have seen all of them when this returns."""
+        groups: list[RolloutGroup] = []
+        values: dict[str, tuple[float, ...]] = {}
+        self._progress.batch_started(batch.step, len(batch.prompts))
+        with clock("step_rollout_and_learn"):
+            async with _Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
+                with clock("gen"):
+                    async for group in self._roles.scheduler.run(batch):
+                        groups.append(group)
+                        self._progress.group_sealed(group)
+                        if self._estimator.scope == "group":
+                            self._learn_from([group], values, feeder)
+                if self._estimator.scope == "batch":
+                    self._learn_from(groups, values, feeder)
+        return groups, values
+
+    def _learn_from(
+        self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: "_Feeder"
+    ) -> None:
+        for group, computed in zip(groups, self._estimator.compute([_view(g) for g in groups]), strict=True):
+            values[group.prompt.prompt_id] = computed.values
+            feeder.put(train_samples(group, computed.values))
+
+    async def _publish(self) -> None:
+        weights = await self._roles.learners.weights(self.state.step)
+        await self._roles.scheduler.load_weights(weights)
+
+    def _remember(self, groups: Sequence[RolloutGroup]) -> None:
+        """The run's own history, from which the next step's priors and baselines are made."""
+        self._estimator.observe([_view(group) for group in groups])
+        for group in groups:
+            score = fmean(group.rewards)
+            self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self.state.step - 1))
+        self.state.totals = self.state.totals.plus(groups)
+
+    def _ledger_meta(self) -> dict[str, object]:
+        budget = self._config.budget
+        return {
+            "advantage": self._config.advantage.model_dump(),
+            "rule": budget.rule.model_dump(),
+            "halt_fraction": budget.halt_fraction,
+            "dispatch_multiple": budget.dispatch_multiple,
+            "mode": budget.mode,
+            "on_halt": budget.on_halt,
+        }
+
+    def _report(
+        self,
+        groups: Sequence[RolloutGroup],
+        values: Mapping[str, Sequence[float]],
+        actor_metrics: Mapping[str, float],
+        clock: Stopwatch,
+        status: Mapping[str, float],
+    ) -> StepReport:
+        rollouts = rollout_metrics(groups, values)
+        for stage, seconds in clock.seconds.items():
+            self.state.seconds[stage] = self.state.seconds.get(stage, 0.0) + seconds
+        tokens = sum(len(one.rollout.token_ids) for group in groups for one in group.scored)
+        return StepReport(
+            self.state.step,
+            self.state.step,
+            {
+                **rollouts,
+                **prior_metrics(groups),
+                **actor_metrics,
+                **status,
+                **clock.metrics(),
+                "perf/total_num_tokens": float(tokens),
+                "perf/throughput": tokens / clock.seconds["gen"],
+                "training/global_step": float(self.state.step),
+                "training/num_rollouts": float(self.state.totals.num_rollouts),
+            },
+        )
+
+    async def _evaluate(self) -> None:
+        if not self._eval_prompts:
+            return
+        clock = Stopwatch()
+        with clock("testing"):
+            self._progress.evaluation_started(self.state.step, len(self._eval_prompts))
+            report = await evaluate(
+                self._eval_prompts,
+                self._roles.scheduler.draw,
+                self._roles.rewards,
+                samples_per_prompt=self._config.evaluation.samples_per_prompt,
+                sampling=self._sampling,
+                seed=self._config.run.seed,
+                step=self.state.step,
+            )
+        self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
+        self.state.curve.append({"step": float(self.state.step), **report.metrics})
+        self._roles.tracker.log_metrics({**report.metrics, **clock.metrics()}, self.state.step)
+        self._progress.evaluation_done(self.state.step, report.metrics)
+
+    async def _checkpoint(self) -> None:
+        state = {name: part.state_dict() for name, part in self._parts.items()}
+        await self._checkpoints.save(self.state.step, state, self._roles.learners.save)
+
+
+class _Feeder:
+    """Passes samples on to the learners while more are made: `put` never waits, leaving the block does."""
+
+    def __init__(self, learners: LearnerGroup, stream_tokens: int, clock: Stopwatch) -> None:
+        self._learners, self._stream_tokens, self._clock = learners, stream_tokens, clock
+        self._waiting: list[TrainSample] = []
+        self._num_tokens = 0
+        self._last: asyncio.Task[None] | None = None
+
+    def put(self, samples: Sequence[TrainSample]) -> None:
+        self._waiting.extend(samples)
+        self._num_tokens += sum(len(sample.response_ids) for sample in samples)
+        if self._stream_tokens and self._num_tokens >= self._stream_tokens:
+            self._flush()
+
+    def _flush(self) -> None:
+        samples, self._waiting, self._num_tokens = self._waiting, [], 0
+        self._last = asyncio.create_task(self._send(samples, after=self._last))
+
+    async def _send(self, samples: Sequence[TrainSample], after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await after  # in order, so that the same groups give the same sums; and an error is seen
+        with self._clock("learn"):
+            await self._learners.accumulate(samples)
+
+    async def __aenter__(self) -> "_Feeder":
+        return self
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            if self._waiting:
+                self._flush()
+            if self._last is not None:
+                await self._last
+        elif self._last is not None:
+            self._last.cancel()
+
+
+def _view(group: RolloutGroup) -> advantages.GroupView:
+    """What an estimator may see of a group."""
+    return advantages.GroupView(
+        prompt_id=group.prompt.prompt_id,
+        rewards=group.rewards,
+        prior=group.prior.value if group.prior else None,
+        lengths=tuple(len(one.rollout.token_ids) for one in group.scored),
+        greedy_reward=group.greedy.reward if group.greedy else None,
+        num_cold_start=group.decisions[0].action.num_rollouts if group.decisions else len(group.scored),
+    )
+
+
+def train_samples(group: RolloutGroup, values: Sequence[float]) -> list[TrainSample]:
+    """One sample per rollout, its advantage on every token of the response. values[K]."""
+    return [
+        TrainSample(
+            prompt_id=group.prompt.prompt_id,
+            prompt_ids=group.prompt.token_ids,
+            response_ids=one.rollout.token_ids,
+            logprobs=one.rollout.logprobs,
+            advantages=(value,) * len(one.rollout.token_ids),
+            policy_version=one.rollout.policy_version,
+        )
+        for one, value in zip(group.scored, values, strict=True)
+    ]
