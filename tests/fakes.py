@@ -86,6 +86,8 @@ class FakeGenerator:
     requests: list[DrawRequest] = field(default_factory=list)
     """Every request accepted, in order."""
     loaded: list[Weights] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    """Prompts whose work was aborted, in order."""
 
     def __post_init__(self) -> None:
         self._lost = asyncio.Event()
@@ -123,6 +125,10 @@ class FakeGenerator:
         except TimeoutError:
             return rollouts
         raise GeneratorLost(f"{self.generator_id} died while drawing for {request.prompt_id}")
+
+    async def abort(self, prompt_id: str) -> None:
+        """Noted; a cancelled draw has ended by itself."""
+        self.aborted.append(prompt_id)
 
     async def load_weights(self, weights: Weights) -> int:
         """Serves the version from now on; draws in flight keep the old one."""

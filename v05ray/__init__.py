@@ -1,3 +1,3 @@
-"""v05ray: reinforcement learning with verifiable rewards on Ray, with V0.5's value prior and adaptive rollout budgets."""
+"""v05ray: reinforcement learning with verifiable rewards on Ray, with V0.5's prior and adaptive rollout budgets."""
 
 __version__ = "0.1.0"

@@ -44,19 +44,19 @@ class Spec(BaseModel):
 class RunConfig(Section):
     """The run as a whole."""
 
-    name: str = Field("v05", pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(default="v05", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the run's folder under `output_dir`, and of the MLflow run."""
     output_dir: Path = Path("runs")
     """Where run folders go."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Every random choice of the run derives from it."""
-    num_steps: int = Field(30, ge=1)
+    num_steps: int = Field(default=30, ge=1)
     """Optimiser steps."""
-    prompts_per_step: int = Field(32, ge=1, le=1_000_000)
+    prompts_per_step: int = Field(default=32, ge=1, le=1_000_000)
     """Batch size B, in prompts."""
-    checkpoint_every: int = Field(10, ge=0)
+    checkpoint_every: int = Field(default=10, ge=0)
     """Steps between checkpoints; 0 means only at the end and on interruption."""
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
     """Older checkpoints are deleted."""
 
 
@@ -67,7 +67,7 @@ class ModelConfig(Section):
     """Hugging Face folder (config, safetensors, tokenizer) of the policy to start from."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of generation and of the learner's forward and backward pass; the optimiser keeps float32 masters."""
-    max_length: int = Field(512, ge=16)
+    max_length: int = Field(default=512, ge=16)
     """Longest prompt + response, in tokens."""
     trust_remote_code: bool = False
     """Run code that the model folder ships."""
@@ -88,18 +88,18 @@ class DataConfig(Section):
     """Use the tokenizer's chat template; otherwise the question is given as it is."""
     shuffle: bool = True
     """Reshuffle the training prompts each epoch, by `run.seed`."""
-    skip_bad_rows: int = Field(0, ge=0)
+    skip_bad_rows: int = Field(default=0, ge=0)
     """How many unusable rows may be skipped (and counted) before loading fails."""
 
 
 class SamplingConfig(Section):
     """How training rollouts are drawn."""
 
-    temperature: float = Field(1.0, gt=0, le=5)
+    temperature: float = Field(default=1.0, gt=0, le=5)
     """Of training rollouts and of sampled evaluation."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass."""
-    max_tokens: int = Field(24, ge=1)
+    max_tokens: int = Field(default=24, ge=1)
     """Longest response, in tokens."""
 
 
@@ -110,7 +110,7 @@ class BudgetConfig(Section):
     """How many rollouts a prompt gets: `osla`, `fixed`, ... with the rule's options."""
     halt_fraction: Fraction = 1 / 16
     """Nobody is topped up once fewer than this share of the batch is open; 0 switches the halt off."""
-    dispatch_multiple: int = Field(1, ge=1)
+    dispatch_multiple: int = Field(default=1, ge=1)
     """A top-up is padded to a multiple of this, within n_max."""
     mode: Literal["async", "rounds"] = "async"
     """Judge each prompt when its last outstanding rollout is scored, or all together at a barrier (the paper)."""
@@ -121,21 +121,21 @@ class BudgetConfig(Section):
 class GeneratorsConfig(Section):
     """vLLM generator actors."""
 
-    count: int = Field(1, ge=1)
+    count: int = Field(default=1, ge=1)
     """Replicas of the engine."""
-    num_cpus: float = Field(1, gt=0)
+    num_cpus: float = Field(default=1, gt=0)
     """CPUs a replica reserves."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
     """GPUs a replica reserves."""
-    num_threads: int = Field(1, ge=1)
+    num_threads: int = Field(default=1, ge=1)
     """OpenMP threads of one replica on CPU; more than one on busy cores collapses throughput."""
-    max_num_seqs: int = Field(128, ge=1)
+    max_num_seqs: int = Field(default=128, ge=1)
     """Sequences the engine runs together."""
-    kv_cache_mib: int = Field(256, ge=16)
+    kv_cache_mib: int = Field(default=256, ge=16)
     """KV cache of one replica on CPU, in MiB."""
-    gpu_memory_utilization: float = Field(0.8, gt=0, le=1)
+    gpu_memory_utilization: float = Field(default=0.8, gt=0, le=1)
     """Share of GPU memory the engine takes."""
-    draw_timeout_s: float = Field(600.0, gt=0)
+    draw_timeout_s: float = Field(default=600.0, gt=0)
     """A draw that takes longer is taken from its generator and given to another one, in seconds."""
 
 
@@ -148,17 +148,17 @@ class ValueConfig(Section):
     """`bundle` is the embedded V0 (MiniLM + small head); `auto` takes the best that is present, and says which."""
     bundle: Path | None = None
     """A bundle made by `v05ray value pretrain`/`train`; None means the one in the package."""
-    pool_size: int = Field(1, ge=1)
+    pool_size: int = Field(default=1, ge=1)
     """Value actors."""
-    num_cpus: float = Field(0.5, gt=0)
+    num_cpus: float = Field(default=0.5, gt=0)
     """CPUs one value actor reserves."""
-    num_threads: int = Field(1, ge=1)
+    num_threads: int = Field(default=1, ge=1)
     """Torch threads of one value actor."""
-    support_capacity: int = Field(512, ge=16)
+    support_capacity: int = Field(default=512, ge=16)
     """Most recent (prompt, score) pairs kept."""
-    support_size: int = Field(256, ge=16, le=1024)
+    support_size: int = Field(default=256, ge=16, le=1024)
     """Pairs sampled to condition the head on."""
-    min_support: int = Field(32, ge=4)
+    min_support: int = Field(default=32, ge=4)
     """Below this many pairs the prior is the running base rate."""
 
 
@@ -167,65 +167,65 @@ class RewardsConfig(Section):
 
     verifier: Spec = Spec(name="math")
     """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`."""
-    num_workers: int = Field(1, ge=1)
+    num_workers: int = Field(default=1, ge=1)
     """Verifier processes; each is killed and replaced when it misses its deadline."""
-    deadline_s: float = Field(10.0, gt=0)
+    deadline_s: float = Field(default=10.0, gt=0)
     """Longest time one verdict may take, in seconds."""
-    num_cpus: float = Field(0.25, gt=0)
+    num_cpus: float = Field(default=0.25, gt=0)
     """CPUs the reward actor reserves."""
 
 
 class LearnerConfig(Section):
     """DeepSpeed learner actors and the loss they step on."""
 
-    num_ranks: int = Field(1, ge=1)
+    num_ranks: int = Field(default=1, ge=1)
     """Data-parallel ranks, one actor each."""
-    num_cpus: float = Field(1, gt=0)
+    num_cpus: float = Field(default=1, gt=0)
     """CPUs a rank reserves."""
-    num_gpus: float = Field(0, ge=0)
+    num_gpus: float = Field(default=0, ge=0)
     """GPUs a rank reserves."""
-    num_threads: int = Field(1, ge=1)
+    num_threads: int = Field(default=1, ge=1)
     """Torch threads of one rank on CPU."""
     zero_stage: Literal[1, 2, 3] = 1
     """DeepSpeed ZeRO stage."""
-    learning_rate: float = Field(1e-6, ge=0)
+    learning_rate: float = Field(default=1e-6, ge=0)
     """AdamW's, after warm-up."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Linear warm-up, then constant."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW's."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient clip."""
-    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The ratio's lower clip is 1 - clip_low."""
-    clip_high: float = Field(0.2, gt=0)
+    clip_high: float = Field(default=0.2, gt=0)
     """The ratio's upper clip is 1 + clip_high."""
-    importance_cap: float | None = Field(2.0, gt=0)
+    importance_cap: float | None = Field(default=2.0, gt=0)
     """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
     """How token losses add up over the batch; see `losses.aggregation`."""
-    micro_batch_tokens: int = Field(4096, ge=64)
+    micro_batch_tokens: int = Field(default=4096, ge=64)
     """Most (padded) tokens of one forward and backward pass."""
     share_prefix: bool = True
     """Compute the prompt once for all its responses (block attention mask) instead of once each."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
-    stream_tokens: int = Field(0, ge=0)
+    stream_tokens: int = Field(default=0, ge=0)
     """Learn from sealed groups as soon as this many tokens wait, while others still generate; 0: once, at the end."""
-    timeout_s: float = Field(600.0, gt=0)
+    timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a collective call of the gang may take, in seconds."""
 
 
 class EvaluationConfig(Section):
     """Held-out evaluation."""
 
-    num_prompts: int = Field(200, ge=1)
+    num_prompts: int = Field(default=200, ge=1)
     """Held-out prompts used, taken from the start of `data.eval`."""
-    every: int = Field(10, ge=0)
+    every: int = Field(default=10, ge=0)
     """Steps between evaluations; 0 means only at start and end."""
-    samples_per_prompt: int = Field(1, ge=0)
+    samples_per_prompt: int = Field(default=1, ge=0)
     """k of mean@k, pass@k, maj@k at the training temperature; 0 means greedy alone."""
 
 
@@ -236,7 +236,7 @@ class TrackingConfig(Section):
     """MLflow tracking URI; None means a SQLite file in the output folder."""
     experiment: str = "v05ray"
     """MLflow experiment."""
-    num_sample_rollouts: int = Field(8, ge=0)
+    num_sample_rollouts: int = Field(default=8, ge=0)
     """Rollouts per checkpointed step kept as an artifact to read."""
 
 
@@ -245,11 +245,11 @@ class ClusterConfig(Section):
 
     address: str | None = None
     """Ray cluster to join (`auto`, `host:port`); None starts a private local one."""
-    num_cpus: int | None = Field(None, ge=1)
+    num_cpus: int | None = Field(default=None, ge=1)
     """CPUs of the private local cluster; None means all of the machine."""
-    object_store_mib: int = Field(1024, ge=128)
+    object_store_mib: int = Field(default=1024, ge=128)
     """Object store of the private local cluster, in MiB."""
-    wait_s: float = Field(600.0, ge=0)
+    wait_s: float = Field(default=600.0, ge=0)
     """How long to wait for resources that an autoscaler may still bring, in seconds."""
     temp_dir: Path | None = None
     """Ray's own files of the private local cluster; None means a short folder under the system's temporary one."""
@@ -315,8 +315,8 @@ def make_config(written: Mapping[str, Any], *, where: str = "config") -> Config:
 
 def _check_across(config: Config) -> None:
     """What no single field can say: every named choice exists, and the recipe's needs are met."""
-    estimator = advantages.build(config.advantage.name, **config.advantage.options)
-    rule = budget.rules.build(config.budget.rule.name, config.budget.rule.options)
+    estimator = advantages.build(config.advantage.name, config.advantage.options)
+    rule = budget.build(config.budget.rule.name, config.budget.rule.options)
     recipes.check_needs(estimator, rule, value_enabled=config.value.enabled)
     if config.value.support_size > config.value.support_capacity:
         raise ConfigError(
@@ -347,10 +347,10 @@ def _apply_override(written: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} is not of the form dotted.key=value, such as run.num_steps=10")
-    section = written
+    section: dict[str, Any] = written
     *parents, last = key.split(".")
     for parent in parents:
-        under = section.setdefault(parent, {})
+        under: Any = section.setdefault(parent, {})
         if isinstance(under, str):  # a bare Spec name gets options
             under = section[parent] = {"name": under}
         if not isinstance(under, dict):

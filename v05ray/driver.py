@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from v05ray import advantages
+from v05ray.advantages import Advantages, GroupView
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.data import PromptStream
@@ -85,7 +86,7 @@ class Trainer:
         self._config, self._roles = config, roles
         self._stream, self._eval_prompts = stream, tuple(eval_prompts)
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
-        self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
+        self._estimator = advantages.build(config.advantage.name, config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.state = RunState()
@@ -181,9 +182,9 @@ class Trainer:
     def _learn_from(
         self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: "_Feeder"
     ) -> None:
-        for group, computed in zip(groups, self._estimator.compute([_view(g) for g in groups]), strict=True):
+        for group, computed in zip(groups, self._estimator.compute([GroupView.of(g) for g in groups]), strict=True):
             values[group.prompt.prompt_id] = computed.values
-            feeder.put(train_samples(group, computed.values))
+            feeder.put(train_samples(group, computed))
 
     async def _publish(self) -> None:
         weights = await self._roles.learners.weights(self.state.step)
@@ -191,7 +192,7 @@ class Trainer:
 
     def _remember(self, groups: Sequence[RolloutGroup]) -> None:
         """The run's own history, from which the next step's priors and baselines are made."""
-        self._estimator.observe([_view(group) for group in groups])
+        self._estimator.observe([GroupView.of(group) for group in groups])
         for group in groups:
             score = fmean(group.rewards)
             self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self.state.step - 1))
@@ -299,20 +300,8 @@ class _Feeder:
             self._last.cancel()
 
 
-def _view(group: RolloutGroup) -> advantages.GroupView:
-    """What an estimator may see of a group."""
-    return advantages.GroupView(
-        prompt_id=group.prompt.prompt_id,
-        rewards=group.rewards,
-        prior=group.prior.value if group.prior else None,
-        lengths=tuple(len(one.rollout.token_ids) for one in group.scored),
-        greedy_reward=group.greedy.reward if group.greedy else None,
-        num_cold_start=group.decisions[0].action.num_rollouts if group.decisions else len(group.scored),
-    )
-
-
-def train_samples(group: RolloutGroup, values: Sequence[float]) -> list[TrainSample]:
-    """One sample per rollout, its advantage on every token of the response. values[K]."""
+def train_samples(group: RolloutGroup, computed: Advantages) -> list[TrainSample]:
+    """One sample per rollout that is to be trained on, its advantage on every token of the response."""
     return [
         TrainSample(
             prompt_id=group.prompt.prompt_id,
@@ -322,5 +311,6 @@ def train_samples(group: RolloutGroup, values: Sequence[float]) -> list[TrainSam
             advantages=(value,) * len(one.rollout.token_ids),
             policy_version=one.rollout.policy_version,
         )
-        for one, value in zip(group.scored, values, strict=True)
+        for index, (one, value) in enumerate(zip(group.scored, computed.values, strict=True))
+        if index not in computed.dropped
     ]

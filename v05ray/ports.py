@@ -56,6 +56,10 @@ class Generator(Protocol):
         """All rollouts of the request, in the order of its sample indices; raises `GeneratorLost` if it died."""
         ...
 
+    async def abort(self, prompt_id: str) -> None:
+        """Ends a prompt's unfinished rollouts; whoever waited for them no longer does."""
+        ...
+
     async def load_weights(self, weights: Weights) -> int:
         """Serve a new version; returns it once every tensor is in place."""
         ...
@@ -109,7 +113,15 @@ class Scheduler(Protocol):
         ...
 
     async def status(self) -> dict[str, float]:
-        """Counters for metrics: generators ready, draws lost and redone, tokens in flight."""
+        """Counters for metrics: generators ready, draws lost and redone, what the budget rule has learned."""
+        ...
+
+    async def state_dict(self) -> dict[str, Any]:
+        """The budget rule's memory, JSON-able, for the checkpoint."""
+        ...
+
+    async def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
         ...
 
 

@@ -127,6 +127,14 @@ class GeneratorPool:
             f"({len(request.token_ids)} prompt tokens); see the generators' logs"
         )
 
+    async def abort(self, prompt_id: str) -> None:
+        """Ends a prompt's work wherever it is; its draws must have been cancelled before."""
+        live = [r.generator for r in self._replicas.values() if r.life in (Life.READY, Life.DRAINING)]
+        answers = await asyncio.gather(*(generator.abort(prompt_id) for generator in live), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, GeneratorLost):
+                raise answer
+
     async def load_weights(self, weights: Weights) -> None:
         """Every replica serves `weights` or is out of service until it does; returns when all have answered."""
         self._weights, self._version = weights, weights.version

@@ -7,8 +7,9 @@ Every decision is the budget machine's; this file only carries them out.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from v05ray import budget
 from v05ray.config import BudgetConfig
@@ -39,6 +40,8 @@ class RolloutScheduler:
         self._rewards = rewards
         self._config = config
         self._seed = seed
+        self._rule = budget.build(config.rule.name, config.rule.options)
+        self._num_aborted = 0
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups of the batch, each as soon as it is sealed. Raises what any part of the batch raised."""
@@ -47,12 +50,22 @@ class RolloutScheduler:
                 f"batch of step {batch.step} wants policy version {batch.policy_version}, the generators serve "
                 f"{self._pool.version}; load its weights first"
             )
-        run = _BatchRun(self._pool, self._rewards, self._config, self._seed, batch)
+        machine = budget.BatchMachine(
+            {p.prompt_id: batch.priors[p.prompt_id].value if batch.priors else None for p in batch.prompts},
+            self._rule,
+            halt_fraction=self._config.halt_fraction,
+            dispatch_multiple=self._config.dispatch_multiple,
+            mode=self._config.mode,
+            on_halt=self._config.on_halt,
+        )
+        run = _BatchRun(self._pool, self._rewards, machine, self._seed, batch)
         try:
             async for group in run.groups():
                 yield group
         finally:
             await run.cancel()
+        self._rule.observe(machine.evidence())
+        self._num_aborted += machine.num_aborted
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """Rollouts outside any budget, on the generator with least to do."""
@@ -70,7 +83,17 @@ class RolloutScheduler:
             "v05/generators_total": float(sum(life is not Life.GONE for life in lives)),
             "v05/lost_draws": float(self._pool.num_lost_draws),
             "v05/generator_restarts": float(self._pool.num_restarts),
+            "v05/aborted_rollouts": float(self._num_aborted),
+            **self._rule.metrics(),
         }
+
+    async def state_dict(self) -> dict[str, Any]:
+        """The budget rule's memory."""
+        return self._rule.state_dict()
+
+    async def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._rule.load_state_dict(state)
 
 
 @dataclass
@@ -86,26 +109,20 @@ class _Open:
     stop: Stop | None = None
     generator_id: str | None = None
     """Who drew it last: its prefix is in that cache."""
+    draws: set[asyncio.Task[None]] = field(default_factory=set)
+    """In flight."""
 
 
 class _BatchRun:
     """The life of one batch; all of it happens on one event loop, so no state needs a lock."""
 
     def __init__(
-        self, pool: GeneratorPool, rewards: RewardPool, config: BudgetConfig, seed: int, batch: BatchRequest
+        self, pool: GeneratorPool, rewards: RewardPool, machine: budget.BatchMachine, seed: int, batch: BatchRequest
     ) -> None:
-        self._pool, self._rewards, self._batch, self._seed = pool, rewards, batch, seed
+        self._pool, self._rewards, self._machine, self._batch, self._seed = pool, rewards, machine, batch, seed
         self._open = {p.prompt_id: _Open(p, batch.priors.get(p.prompt_id)) for p in batch.prompts}
         if len(self._open) != len(batch.prompts):
             raise ValueError(f"step {batch.step}: a prompt id stands twice in the batch")
-        self._machine = budget.BatchMachine(
-            {name: state.prior.value if state.prior else None for name, state in self._open.items()},
-            budget.rules.build(config.rule.name, config.rule.options),
-            halt_fraction=config.halt_fraction,
-            dispatch_multiple=config.dispatch_multiple,
-            mode=config.mode,
-            on_halt=config.on_halt,
-        )
         self._sealed: asyncio.Queue[RolloutGroup | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -137,10 +154,21 @@ class _BatchRun:
                 case Draw(num_rollouts=count):
                     indices = tuple(range(state.num_drawn, state.num_drawn + count))
                     state.num_drawn += count
-                    self._spawn(self._draw(state, indices))
+                    draw = self._spawn(self._draw(state, indices))
+                    state.draws.add(draw)
+                    draw.add_done_callback(state.draws.discard)
                 case Stop() as stop:
                     state.stop = stop
+                    self._abort_in_flight(state)
                     self._seal_if_complete(state)
+
+    def _abort_in_flight(self, state: _Open) -> None:
+        """After a Stop nothing of the prompt may be observed; only a halt with `on_halt: abort` leaves anything."""
+        in_flight = state.draws - {asyncio.current_task()}
+        for draw in in_flight:
+            draw.cancel()
+        if in_flight:
+            self._spawn(self._pool.abort(state.prompt.prompt_id))
 
     async def _draw(self, state: _Open, indices: tuple[int, ...]) -> None:
         rollouts = await self._pool.draw(self._request(state.prompt, indices), prefer=state.generator_id)
@@ -172,10 +200,11 @@ class _BatchRun:
             RolloutGroup(state.prompt, state.prior, ordered, state.stop, tuple(state.decisions), state.greedy)
         )
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -1,0 +1,108 @@
+"""A generator actor: one vLLM engine in a process of its own, and the port that the pool draws through."""
+
+import asyncio
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+
+from v05ray.actors.placement import on
+from v05ray.config import Config
+from v05ray.ports import GeneratorLost, Weights
+from v05ray.types import DrawRequest, Rollout
+
+
+class GeneratorActor:
+    """The engine's process. When the engine dies, so does the actor: half an engine is worth nothing."""
+
+    def __init__(self, config: Config, generator_id: str) -> None:
+        from v05ray.generation.engine import Engine
+
+        self._engine = Engine(config.model.path, config.generators, config.model, generator_id=generator_id)
+
+    async def ready(self) -> None:
+        """Returns once the engine can take work."""
+        await self._engine.ready()
+
+    async def draw(self, request: DrawRequest) -> list[Rollout]:
+        """All rollouts of the request."""
+        return await self._engine.draw(request)
+
+    async def abort(self, prompt_id: str) -> None:
+        """Ends a prompt's unfinished rollouts."""
+        await self._engine.abort(prompt_id)
+
+    async def load_weights(self, weights: Weights) -> int:
+        """Fetches every bucket, then serves the version."""
+        buckets = await asyncio.gather(*weights.payload)
+        return await self._engine.load_weights(weights.version, buckets)
+
+    async def stats(self) -> dict[str, float]:
+        """Memory, live requests, version."""
+        return dict(self._engine.stats())
+
+
+class RayGenerator:
+    """Implements `ports.Generator`; knows how to start its actor anew in the same place."""
+
+    def __init__(self, generator_id: str, config: Config, group: PlacementGroup) -> None:
+        self._id, self._config, self._group = generator_id, config, group
+        self._actor: Any = None
+        self._start()
+
+    @property
+    def generator_id(self) -> str:
+        """The replica's name, the same over restarts."""
+        return self._id
+
+    def _start(self) -> None:
+        from v05ray.generation.environment import environment
+
+        settings = self._config.generators
+        self._actor = (
+            ray.remote(GeneratorActor)
+            .options(
+                name=None,
+                num_cpus=settings.num_cpus,
+                num_gpus=settings.num_gpus,
+                max_concurrency=10_000,
+                scheduling_strategy=on(self._group),
+                runtime_env={"env_vars": environment(settings)},
+            )
+            .remote(self._config, self._id)
+        )
+
+    async def ready(self) -> None:
+        """Waits for the engine, however long it loads."""
+        await self._ask("ready")
+
+    async def restart(self) -> None:
+        """Kills what is left of the actor and starts another one."""
+        ray.kill(self._actor, no_restart=True)
+        self._start()
+
+    async def draw(self, request: DrawRequest) -> list[Rollout]:
+        """All rollouts of the request."""
+        return await self._ask("draw", request)
+
+    async def abort(self, prompt_id: str) -> None:
+        """Ends a prompt's unfinished rollouts."""
+        await self._ask("abort", prompt_id)
+
+    async def load_weights(self, weights: Weights) -> int:
+        """Serves the version from now on."""
+        return await self._ask("load_weights", weights)
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """One call of the actor; its death is `GeneratorLost`, an error in its code stays what it is."""
+        from v05ray.generation.engine import EngineDead
+
+        try:
+            return await getattr(self._actor, method).remote(*arguments)
+        except (RayActorError, GetTimeoutError) as error:
+            raise GeneratorLost(f"{self._id}: {type(error).__name__}") from error
+        except RayTaskError as error:
+            if isinstance(error.cause, EngineDead):
+                raise GeneratorLost(f"{self._id}: {error.cause}") from error
+            raise

@@ -1,0 +1,144 @@
+"""The learner gang: one DeepSpeed rank per actor, called together, and given up together when one fails."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+
+from v05ray.actors.placement import on
+from v05ray.config import Config
+from v05ray.ports import Weights
+from v05ray.types import TrainSample
+
+
+class LearnerActor:
+    """One rank's process."""
+
+    def __init__(self, config: Config, rank: int) -> None:
+        from v05ray.learning.learner import Learner
+
+        learner = config.learner
+        self._learner = Learner(
+            rank,
+            learner.num_ranks,
+            config.model,
+            learner,
+            seed=config.run.seed,
+            temperature=config.sampling.temperature,
+            max_response_tokens=config.sampling.max_tokens,
+        )
+
+    def address(self) -> tuple[str, int]:
+        """This rank's node and a port that is free on it, for the gang to meet at."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def setup(self, address: str, port: int) -> None:
+        """Joins the gang, loads the model."""
+        self._learner.setup(address, port)
+
+    def accumulate(self, samples: Sequence[TrainSample]) -> None:
+        """Forward and backward on this rank's share."""
+        self._learner.accumulate(samples)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step."""
+        return self._learner.step()
+
+    def put_weights(self) -> tuple[list[Any], int]:
+        """(object references of the packed buckets, bytes) on rank 0; (nothing, 0) on the others, which only gather."""
+        from v05ray.weights import pack
+
+        references, num_bytes = [], 0
+        for bucket in pack(self._learner.export_weights()):
+            references.append(ray.put(bucket))
+            num_bytes += bucket.num_bytes
+        return references, num_bytes
+
+    def save(self, folder: Path) -> None:
+        """The state of this rank."""
+        self._learner.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote."""
+        self._learner.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder (written by rank 0)."""
+        self._learner.export_hf(folder)
+
+
+class RayLearnerGroup:
+    """Implements `ports.LearnerGroup`. The first rank's failure ends every call: a hung peer is never waited for."""
+
+    def __init__(self, config: Config, group: PlacementGroup) -> None:
+        from v05ray.learning.environment import environment
+
+        learner = config.learner
+        self._timeout_s = learner.timeout_s
+        self._ranks = [
+            ray.remote(LearnerActor)
+            .options(
+                num_cpus=learner.num_cpus,
+                num_gpus=learner.num_gpus,
+                max_restarts=0,
+                scheduling_strategy=on(group, rank),
+                runtime_env={"env_vars": environment(learner)},
+            )
+            .remote(config, rank)
+            for rank in range(learner.num_ranks)
+        ]
+
+    async def setup(self) -> None:
+        """Brings the gang up."""
+        address, port = await self._ranks[0].address.remote()
+        await self._all("setup", address, port)
+
+    async def accumulate(self, samples: Sequence[TrainSample]) -> None:
+        """Forward and backward; every rank takes its own share of the samples."""
+        await self._all("accumulate", ray.put(list(samples)))
+
+    async def step(self) -> dict[str, float]:
+        """One optimiser step; rank 0's metrics, which are those of all."""
+        return (await self._all("step"))[0]
+
+    async def weights(self, version: int) -> Weights:
+        """Packed into the object store by rank 0."""
+        references, num_bytes = (await self._all("put_weights"))[0]
+        return Weights(version, references, num_bytes)
+
+    async def save(self, folder: Path) -> None:
+        """Every rank's state."""
+        await self._all("save", folder)
+
+    async def load(self, folder: Path) -> None:
+        """What `save` wrote."""
+        await self._all("load", folder)
+
+    async def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder."""
+        await self._all("export", folder)
+
+    async def _all(self, method: str, *arguments: Any) -> list[Any]:
+        """One collective call. Raises the first failure, or TimeoutError naming the call after `learner.timeout_s`."""
+        calls = [asyncio.ensure_future(_wait(getattr(rank, method).remote(*arguments))) for rank in self._ranks]
+        done, pending = await asyncio.wait(calls, timeout=self._timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        for call in pending:
+            call.cancel()
+        for call in done:
+            call.result()
+        if pending:
+            raise TimeoutError(
+                f"{len(pending)} of {len(calls)} learner ranks did not finish {method!r} within "
+                f"{self._timeout_s:g} s; raise learner.timeout_s if the work is that long"
+            )
+        return [call.result() for call in calls]
+
+
+async def _wait(reference: Any) -> Any:
+    return await reference
