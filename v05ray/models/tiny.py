@@ -1,0 +1,164 @@
+"""A 0.8M-parameter Qwen3 over single characters that can nearly add two digits: made here, with no download.
+
+It is warm-started by supervised learning on every sum and difference of two digits, worded as reasoning-gym's
+`chain_sum` words them, and stopped as soon as its sampled success reaches `success`. So reinforcement learning starts
+from sparse but real rewards, and has something to raise within a few steps.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from v05ray.models.folder import prepare_once
+from v05ray.registry import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+PREFIX = "State the final answer to the following arithmetic problem: "
+"""What every question of chain_sum starts with."""
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
+CHARACTERS = (*(chr(code) for code in range(32, 127)), "\n")
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n{% endif %}{% endfor %}"
+"""The contents alone, one a line: a lone question reads the same with and without the template."""
+
+MAX_TRAINING_STEPS = 400
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 10
+
+
+def prepare(target: Path, *, seed: int = 0, tied: bool = True, success: float = 0.35) -> Path:
+    """Makes the model folder `target` (float32) unless it is already there; returns it. About 30 s on one thread.
+
+    `success` in [0, 0.9] is the mean probability, over the 200 questions, that a response sampled at temperature 1 is
+    exactly the answer; 0 leaves the weights random (for tests of engines, which need no skill). `tied` shares the
+    embedding with the output projection. Equal arguments give equal weights on equal machines.
+
+    Raises `ConfigError` for a `success` out of range, or when `target` holds something else.
+    """
+    if not 0 <= success <= 0.9:
+        raise ConfigError(f"success must lie in [0, 0.9], got {success}; 0 leaves the weights random")
+    made_of = {"model": "tiny-qwen3", "seed": seed, "tied": tied, "success": success}
+    return prepare_once(Path(target), made_of, lambda folder: _build(folder, seed=seed, tied=tied, success=success))
+
+
+def questions() -> list[tuple[str, str]]:
+    """The 200 (question, answer) pairs of chain_sum with two terms of one digit."""
+    digits = range(10)
+    return [
+        (f"{PREFIX}{a} {sign} {b} =", str(a + b if sign == "+" else a - b))
+        for a in digits
+        for b in digits
+        for sign in "+-"
+    ]
+
+
+def _build(folder: Path, *, seed: int, tied: bool, success: float) -> None:
+    import torch
+
+    tokenizer = _tokenizer()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of floats depend on how they are split, and two busy threads are no faster
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            # Random weights are drawn wide, so that log-probabilities differ between tokens and a test sees errors.
+            model = _model(tied=tied, initializer_range=0.02 if success else 0.1)
+            if success:
+                _warm_start(model, tokenizer, success)
+    finally:
+        torch.set_num_threads(threads)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer() -> "PreTrainedTokenizerFast":
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate(SPECIAL_TOKENS + CHARACTERS)}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _model(*, tied: bool, initializer_range: float) -> "Qwen3ForCausalLM":
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=128,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,  # the smallest that vLLM's attention on CPU has a kernel for
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        initializer_range=initializer_range,
+        dtype=torch.float32,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def _warm_start(model: "Qwen3ForCausalLM", tokenizer: "PreTrainedTokenizerFast", success: float) -> None:
+    """Full-batch AdamW on the answers' tokens until the exact sampled success reaches `success`.
+
+    The success of a question is exp(sum of its answer's log-probabilities, end of sequence included), so it needs no
+    sampling. Shapes: Q questions, S tokens after the common prefix.
+    """
+    import torch
+
+    prefix, inputs_QS, targets_QS = _training_tensors(tokenizer)
+    weight_QS = (targets_QS != 0).float()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / WARMUP_STEPS))
+    reached = 0.0
+    for _ in range(MAX_TRAINING_STEPS):
+        # The prefix is nine tenths of every question: computed once, and its keys and values shared by all of them.
+        cache = model(prefix, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(inputs_QS))
+        logprobs_QSV = model(inputs_QS, past_key_values=cache).logits.log_softmax(-1)
+        logprobs_QS = logprobs_QSV.gather(-1, targets_QS[..., None])[..., 0] * weight_QS
+        reached = logprobs_QS.detach().sum(-1).exp().mean().item()
+        if reached >= success:
+            return
+        optimiser.zero_grad()
+        (-logprobs_QS.sum() / weight_QS.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        warmup.step()
+    raise ConfigError(
+        f"the tiny model reached a success of {reached:.3f} in {MAX_TRAINING_STEPS} steps, asked for {success};"
+        " ask for less or take another seed"
+    )
+
+
+def _training_tensors(tokenizer: "PreTrainedTokenizerFast") -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor]":
+    """Prefix ids [1, P], and per question: inputs [Q, S] after the prefix, and targets [Q, S] (0 where none)."""
+    import torch
+
+    prefix = torch.tensor([tokenizer.encode(PREFIX)])
+    rows = []
+    for question, answer in questions():
+        asked, said = tokenizer.encode(question)[prefix.shape[1] :], [*tokenizer.encode(answer), tokenizer.eos_token_id]
+        rows.append((asked + said[:-1], [0] * (len(asked) - 1) + said))
+    length = max(len(inputs) for inputs, _ in rows)
+    # Right padding needs no mask: attention is causal, and padded positions have no target.
+    padded = [[ids + [0] * (length - len(ids)) for ids in row] for row in rows]
+    both = torch.tensor(padded)
+    return prefix, both[:, 0], both[:, 1]
