@@ -84,7 +84,7 @@ class Conservation:
 
 
 def group_problems(group: RecordedGroup, meta: Mapping[str, Any]) -> Iterable[str]:
-    """What is wrong with one group; `meta` may hold `n_max` and `num_aborted` (draws given up at the halt)."""
+    """What is wrong with one group; `meta` may hold `rule` (with `n_max`) and `num_aborted` (draws given up)."""
     scored = len(group.rollouts)
     if scored > group.num_drawn:
         yield f"{scored} rollouts scored, {group.num_drawn} drawn"
@@ -95,7 +95,7 @@ def group_problems(group: RecordedGroup, meta: Mapping[str, Any]) -> Iterable[st
         yield f"a sample index stands twice among {indices}"
     if any(not 0 <= index < group.num_drawn for index in indices):
         yield f"a sample index of {indices} was never drawn ({group.num_drawn} were)"
-    n_max = meta.get("n_max")
+    n_max = meta.get("rule", {}).get("n_max")
     if n_max is not None and group.num_drawn > n_max:
         yield f"{group.num_drawn} rollouts drawn, n_max is {n_max}"
     stops = sum(isinstance(decision.action, Stop) for decision in group.decisions)

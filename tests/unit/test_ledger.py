@@ -14,7 +14,7 @@ from tests.unit.killing import kill_at_every_point
 from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter
 from v05ray.types import Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
 
-META = {"rule": {"name": "osla", "cold_start": 2}, "n_max": 3, "mode": "async", "halt_fraction": 0.0625}
+META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "mode": "async", "halt_fraction": 0.0625}
 
 
 def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1.0), mark: str = "") -> RolloutGroup:
@@ -187,7 +187,7 @@ def test_conservation_names_what_is_wrong(tmp_path, group, problem):
 
 def test_conservation_knows_the_cap_and_the_aborted(tmp_path):
     writer = LedgerWriter(tmp_path)
-    writer.append_step(1, [make_group()], {}, META | {"n_max": 2})
+    writer.append_step(1, [make_group()], {}, META | {"rule": {"name": "osla", "n_max": 2}})
     group = make_group()
     writer.append_step(2, [replace(group, scored=group.scored[:2])], {}, META | {"num_aborted": 1})
     report = LedgerReader(tmp_path).check_conservation()
