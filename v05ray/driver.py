@@ -22,7 +22,7 @@ from v05ray import advantages
 from v05ray.advantages import Advantages, GroupView
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
-from v05ray.data import PromptStream
+from v05ray.data.stream import PromptStream
 from v05ray.evaluate import evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.metrics import Stopwatch, Totals, prior_metrics, rollout_metrics

