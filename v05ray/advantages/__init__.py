@@ -1,0 +1,70 @@
+"""Advantage estimators by name. To add one: a class with `@advantage("name")` in a file here, imported below."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from v05ray.advantages import fused, group_mean
+from v05ray.advantages.base import (
+    ESTIMATORS,
+    Advantages,
+    Estimator,
+    GroupView,
+    Need,
+    Scope,
+    advantage,
+)
+
+__all__ = [
+    "ESTIMATORS",
+    "Advantages",
+    "Estimator",
+    "GroupView",
+    "Need",
+    "Scope",
+    "advantage",
+    "build",
+    "fused",
+    "get",
+    "group_mean",
+]
+
+
+class AdvantageFunction(Protocol):
+    """One group's rewards[K] in [-1, 1] to its advantages[K]."""
+
+    def __call__(
+        self,
+        rewards: Sequence[float],
+        *,
+        prior: float | None = None,
+        lengths: Sequence[int] | None = None,
+        greedy_reward: float | None = None,
+    ) -> list[float]: ...
+
+
+def build(name: str, **options: Any) -> Estimator:
+    """A fresh estimator with its options; raises `ConfigError` for an unknown name or option."""
+    return ESTIMATORS.build(name, options)
+
+
+def get(name: str, **options: Any) -> AdvantageFunction:
+    """The estimator as a function of one group, without memory: `get("rloo")([1, -1, -1]) == [2, -1, -1]`."""
+    estimator = build(name, **options)
+
+    def compute(
+        rewards: Sequence[float],
+        *,
+        prior: float | None = None,
+        lengths: Sequence[int] | None = None,
+        greedy_reward: float | None = None,
+    ) -> list[float]:
+        group = GroupView(
+            prompt_id="group",
+            rewards=tuple(rewards),
+            prior=prior,
+            lengths=None if lengths is None else tuple(lengths),
+            greedy_reward=greedy_reward,
+        )
+        return list(estimator.compute([group])[0].values)
+
+    return compute

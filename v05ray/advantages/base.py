@@ -1,0 +1,151 @@
+"""What every advantage estimator is given, gives back, and may ask for.
+
+    groups of one batch --compute--> advantages --(optimiser step)--> observe(the same groups) --> the next batch
+
+An estimator of scope `group` looks at one group and at the past alone, so it can be computed the moment the group is
+sealed; one of scope `batch` has to see every group of the batch in one call.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+
+from v05ray.registry import ConfigError, Registry
+from v05ray.types import Draw, RolloutGroup
+
+Need = Literal["prior", "greedy", "lengths"]
+Scope = Literal["group", "batch"]
+
+ESTIMATORS: "Registry[Estimator]" = Registry("advantage")
+"""Every estimator by name; `@advantage("name")` adds one."""
+
+_MENDING: Mapping[Need, str] = {
+    "prior": "set value.enabled: true",
+    "greedy": "draw one greedy rollout per prompt (the driver does where the estimator says it needs one)",
+    "lengths": "pass the response lengths in tokens",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupView:
+    """One prompt's rollouts as an estimator sees them."""
+
+    prompt_id: str
+    rewards: tuple[float, ...]
+    """[K] in [-1, 1], in sample order, so the first `num_cold_start` are the cold start."""
+    prior: float | None = None
+    """V in [-1, 1]."""
+    lengths: tuple[int, ...] | None = None
+    """[K] response lengths in tokens."""
+    greedy_reward: float | None = None
+    """Reward in [-1, 1] of the greedy rollout."""
+    num_cold_start: int | None = None
+    """How many of the rewards were drawn before any was seen; None means all of them."""
+
+    @property
+    def cold_rewards(self) -> tuple[float, ...]:
+        """The rewards whose number did not depend on their values: the unbiased sample of the group."""
+        return self.rewards if self.num_cold_start is None else self.rewards[: self.num_cold_start]
+
+    @classmethod
+    def of(cls, group: RolloutGroup) -> "GroupView":
+        """The view of a sealed group; its first decision was the cold start."""
+        cold_start = group.decisions[0].action if group.decisions else None
+        return cls(
+            prompt_id=group.prompt.prompt_id,
+            rewards=group.rewards,
+            prior=group.prior.value if group.prior else None,
+            lengths=tuple(len(one.rollout.token_ids) for one in group.scored),
+            greedy_reward=group.greedy.reward if group.greedy else None,
+            num_cold_start=cold_start.num_rollouts if isinstance(cold_start, Draw) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Advantages:
+    """One group's advantages."""
+
+    values: tuple[float, ...]
+    """[K] in the order of the rewards."""
+    num_bounded: int = 0
+    """Rollouts whose advantage a guard changed (clipped prior, floored deviation, ...); watch its share."""
+    dropped: frozenset[int] = field(default_factory=frozenset)
+    """Indices that the estimator spends on the baseline and that are not to be trained on (mc_grpo); advantage 0."""
+    weights: tuple[float, ...] | None = None
+    """[K] weight of the data mean in the baseline, for the fused estimators: a metric."""
+
+
+class Estimator(Protocol):
+    """Rewards to advantages. Subclasses give `scope`, `needs`, `min_rollouts` and `compute`.
+
+    The methods with a body here are the defaults of estimators without memory.
+    """
+
+    name: ClassVar[str]
+    scope: ClassVar[Scope] = "group"
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    min_rollouts: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        """No options."""
+
+    def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
+        """One `Advantages` per group, in order; raises `ConfigError` for an unmet need. Does not change the state."""
+        ...
+
+    def observe(self, groups: Sequence[GroupView]) -> None:
+        """Learn from a whole batch, once, after its advantages were computed; give the groups in batch order."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the estimator has learned, by metric name (under `v05/`)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave; anything else raises `ValueError`."""
+        check_state(self.name, state, set())
+
+
+def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
+    """Raise `ValueError` unless the state has exactly these keys."""
+    if set(state) != keys:
+        raise ValueError(
+            f"advantage {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another recipe's?"
+        )
+
+
+E = TypeVar("E", bound="type[Estimator]")
+
+
+def advantage(name: str) -> Callable[[E], E]:
+    """Class decorator: registers an estimator under its one name."""
+
+    def add(cls: E) -> E:
+        cls.name = name
+        ESTIMATORS.register(name)(cast("Callable[..., Estimator]", cls))
+        return cls
+
+    return add
+
+
+def check_groups(estimator: Estimator, groups: Sequence[GroupView]) -> None:
+    """Raise `ConfigError`, naming prompt, need and fix, where a group lacks what the estimator needs."""
+    for group in groups:
+        count = len(group.rewards)
+        if count < estimator.min_rollouts:
+            raise ConfigError(
+                f"{estimator.name} needs >= {estimator.min_rollouts} rollouts, got {count} for {group.prompt_id!r}; "
+                "raise the budget rule's cold_start (or n)"
+            )
+        for need in sorted(estimator.needs):
+            value = {"prior": group.prior, "greedy": group.greedy_reward, "lengths": group.lengths}[need]
+            if value is None:
+                raise ConfigError(f"{estimator.name} needs {need}, got none for {group.prompt_id!r}; {_MENDING[need]}")
+        if group.lengths is not None and len(group.lengths) != count:
+            raise ValueError(f"{group.prompt_id!r} has {count} rewards but {len(group.lengths)} lengths")
+        for number in (*group.rewards, group.prior, group.greedy_reward):
+            if number is not None and not -1 <= number <= 1:
+                raise ValueError(f"{group.prompt_id!r} has {number} as reward or prior; both must be in [-1, 1]")
