@@ -1,0 +1,130 @@
+"""What a budget rule sees and says. The machine in `batch.py` does the rest: counting, padding, the global halt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+
+from v05ray.registry import Registry
+from v05ray.types import StopReason
+
+RULES: "Registry[Rule]" = Registry("budget rule")
+"""Every rule by name; `@rule("name")` adds one."""
+
+_UNIT = float(1 << 60)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What is known of one prompt: the machine counts here, rules only read.
+
+    Not frozen, and the machine's own record: a batch may hold a million prompts, and is judged 100,000 times a second.
+    """
+
+    prompt_id: str
+    prior: float | None
+    """V in [-1, 1]."""
+    num_cold_start: int
+    """Rollouts drawn before any reward was seen: the rule's own `plan`."""
+    num_scored: int = 0
+    reward_units: int = 0
+    """Sum of the rewards in units of 2^-60: integers add up to the same in any order of arrival."""
+    num_positive: int = 0
+    """Rewards above 0."""
+    lowest: float = 1.0
+    highest: float = -1.0
+    num_tokens: int = 0
+    """Of the scored responses."""
+
+    @property
+    def mean(self) -> float:
+        """Mean reward in [-1, 1]; needs a scored rollout."""
+        return self.reward_units / (self.num_scored << 60)
+
+    def add(self, reward: float, num_tokens: int = 0) -> None:
+        """Count one scored rollout."""
+        self.num_scored += 1
+        self.reward_units += int(reward * _UNIT)
+        self.num_positive += reward > 0
+        self.num_tokens += num_tokens
+        if reward < self.lowest:
+            self.lowest = reward
+        if reward > self.highest:
+            self.highest = reward
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A rule's word on one prompt: it wants `target` rollouts in all; where no more than are scored, it stops."""
+
+    target: int
+    reason: StopReason
+    """Why to stop, if that is what the target means; unread otherwise."""
+    bias_squared: float | None = None
+    """b2, where the rule uses it."""
+
+
+class Rule(Protocol):
+    """How many rollouts a prompt gets. Subclasses give `plan` and `judge`; bodies here are the defaults.
+
+    A rule of scope `prompt` judges each prompt by its own evidence; one of scope `batch` allots a total over all open
+    prompts and so needs the barrier of the mode `rounds`. Judging changes no state: what a rule remembers it learns in
+    `observe`, at the end of a step, so decisions do not depend on the order in which rollouts arrive.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Literal["prior"]]] = frozenset()
+    scope: ClassVar[Literal["prompt", "batch"]] = "prompt"
+    min_rollouts: int
+    """Every prompt gets at least this many."""
+    n_max: int
+    """No prompt gets more."""
+
+    def __init__(self) -> None:
+        """No options."""
+
+    def plan(self, priors: Mapping[str, float | None]) -> Mapping[str, int]:
+        """Rollouts to draw for each prompt before any reward is seen, each in [min_rollouts, n_max]."""
+        ...
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        """What to do with one prompt, of which everything drawn is scored (at least one rollout)."""
+        ...
+
+    def judge_all(self, evidence: Sequence[Evidence]) -> list[Judgement]:
+        """All open prompts together, at a barrier; in order."""
+        return [self.judge(one) for one in evidence]
+
+    def observe(self, evidence: Sequence[Evidence]) -> None:
+        """Learn from a whole, sealed batch (`BatchMachine.evidence()`)."""
+
+    def metrics(self) -> Mapping[str, float]:
+        """What the rule has learned, by metric name (under `v05/`)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able, for the checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave; anything else raises `ValueError`."""
+        check_state(self.name, state, set())
+
+
+def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
+    """Raise `ValueError` unless the state has exactly these keys."""
+    if set(state) != keys:
+        raise ValueError(f"rule {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another rule's?")
+
+
+R = TypeVar("R", bound="type[Rule]")
+
+
+def rule(name: str) -> Callable[[R], R]:
+    """Class decorator: registers a rule under its one name."""
+
+    def add(cls: R) -> R:
+        cls.name = name
+        RULES.register(name)(cast("Callable[..., Rule]", cls))
+        return cls
+
+    return add

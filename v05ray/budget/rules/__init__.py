@@ -1,0 +1,16 @@
+"""Budget rules by name. To add one: a class with `@rule("name")` in a file here, imported below."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from v05ray.budget.base import RULES, Rule
+from v05ray.budget.rules import fixed, osla
+from v05ray.budget.rules.fixed import FixedRule
+from v05ray.budget.rules.osla import OslaRule
+
+__all__ = ["RULES", "FixedRule", "OslaRule", "build", "fixed", "osla"]
+
+
+def build(name: str, options: Mapping[str, Any] | None = None) -> Rule:
+    """A fresh rule with its options; raises `ConfigError` for an unknown name, or an option unknown or out of range."""
+    return RULES.build(name, options or {})
