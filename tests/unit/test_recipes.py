@@ -1,0 +1,59 @@
+import pytest
+
+from v05ray import advantages, budget, recipes
+from v05ray.recipes import RECIPES
+from v05ray.registry import ConfigError
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_builds_and_meets_its_own_needs(name: str) -> None:
+    values = recipes.get(name).defaults()
+    estimator = advantages.build(**values["advantage"])
+    rule = budget.build(values["budget"]["rule"].pop("name"), values["budget"]["rule"])
+    recipes.check_needs(
+        estimator,
+        rule,
+        value_enabled=values["value"]["enabled"],
+        mode=values["budget"].get("mode", "async"),
+    )
+
+
+def test_v05_by_hand() -> None:
+    assert recipes.get("v05").defaults() == {
+        "advantage": {"name": "v05"},
+        "budget": {"rule": {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}},
+        "learner": {"aggregation": "token_mean", "clip_low": 0.2, "clip_high": 0.2},
+        "value": {"enabled": True},
+    }
+    assert recipes.get("grpo").defaults()["value"] == {"enabled": False}
+
+
+def test_defaults_are_fresh_copies() -> None:
+    recipes.get("v05").defaults()["budget"]["rule"]["cold_start"] = 99
+    assert recipes.get("v05").defaults()["budget"]["rule"]["cold_start"] == 4
+
+
+def test_an_unknown_recipe_is_suggested_away() -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'v05_lo'; did you mean 'v05_loo'"):
+        recipes.get("v05_lo")
+
+
+@pytest.mark.parametrize(
+    ("advantage", "rule", "message"),
+    [
+        (
+            "v05",
+            budget.FixedRule(4),
+            "advantage 'v05' needs a prior .* value.enabled is false; set value.enabled: true",
+        ),
+        ("rloo", budget.OslaRule(), "budget rule 'osla' needs a prior"),
+        (
+            "rloo",
+            budget.FixedRule(1),
+            "'rloo' needs >= 2 rollouts per prompt, but the budget rule 'fixed' may stop at 1",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_fix(advantage: str, rule: budget.Rule, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        recipes.check_needs(advantages.build(advantage), rule, value_enabled=False)

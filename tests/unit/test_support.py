@@ -1,0 +1,77 @@
+import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from v05ray.support import SupportBuffer
+from v05ray.types import SupportExample
+
+
+def example(name: str, score: float = 0.0, version: int = 0) -> SupportExample:
+    return SupportExample(name, f"text of {name}", score, version)
+
+
+def test_it_keeps_the_most_recent() -> None:
+    buffer = SupportBuffer(2)
+    for name in "abc":
+        buffer.add(example(name))
+    assert {e.prompt_id for e in buffer.sample(9, random.Random(0))} == {"b", "c"}
+
+
+def test_a_prompt_seen_again_replaces_its_pair_and_is_recent() -> None:
+    buffer = SupportBuffer(2)
+    for name, score in (("a", -1), ("b", 0), ("a", 1), ("c", 0)):
+        buffer.add(example(name, score))
+    assert {(e.prompt_id, e.score) for e in buffer.sample(9, random.Random(0))} == {("a", 1), ("c", 0)}
+
+
+def test_sampling_is_seeded_and_without_repetition() -> None:
+    buffer = SupportBuffer(64)
+    for i in range(64):
+        buffer.add(example(str(i)))
+    one = buffer.sample(16, random.Random(7))
+    assert one == buffer.sample(16, random.Random(7))
+    assert len({e.prompt_id for e in one}) == 16
+
+
+def test_the_base_rate_is_laplace_smoothed() -> None:
+    buffer = SupportBuffer(4, base_rate_decay=1.0)
+    assert buffer.base_rate() == 0
+    buffer.add(example("a", 1))
+    assert buffer.base_rate() == pytest.approx(2 * (1 + 1) / (1 + 2) - 1)
+    for i in range(6):
+        buffer.add(example(str(i), -1))
+    assert buffer.base_rate() == pytest.approx((1 - 6) / (7 + 2))  # also counts what has left
+
+
+@given(st.lists(st.floats(-1, 1), max_size=40), st.floats(0.5, 1))
+def test_the_base_rate_stays_on_the_scale(scores: list[float], decay: float) -> None:
+    buffer = SupportBuffer(8, base_rate_decay=decay)
+    for i, score in enumerate(scores):
+        buffer.add(example(str(i), score))
+    assert -1 < buffer.base_rate() < 1
+    assert len(buffer) == min(8, len(scores))
+
+
+def test_it_resumes_through_json() -> None:
+    buffer = SupportBuffer(3)
+    for i in range(5):
+        buffer.add(example(str(i), i / 5, i))
+    resumed = SupportBuffer(3)
+    resumed.load_state_dict(json.loads(json.dumps(buffer.state_dict())))
+    assert resumed.sample(3, random.Random(1)) == buffer.sample(3, random.Random(1))
+    assert resumed.base_rate() == buffer.base_rate()
+    smaller = SupportBuffer(2)
+    smaller.load_state_dict(buffer.state_dict())
+    assert {e.prompt_id for e in smaller.sample(2, random.Random(0))} == {"3", "4"}
+
+
+def test_misuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="capacity must be >= 1, got 0"):
+        SupportBuffer(0)
+    with pytest.raises(ValueError, match=r"score of 'a' must be in \[-1, 1\], got 2"):
+        SupportBuffer(1).add(example("a", 2))
+    with pytest.raises(ValueError, match="examples, total and weight"):
+        SupportBuffer(1).load_state_dict({})

@@ -1,0 +1,117 @@
+"""Named algorithms: each binds an advantage estimator, a budget rule, clipping and aggregation.
+
+A recipe is only config values, merged beneath the user's file: whatever a recipe says, the file may say otherwise, and
+`check_needs` then tells whether the parts still fit. None of them uses a KL penalty.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from v05ray import advantages, budget
+from v05ray.advantages import Estimator
+from v05ray.budget import Rule
+from v05ray.registry import ConfigError, suggest
+
+Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One algorithm of the literature, or ours."""
+
+    name: str
+    source: str
+    """Where it comes from."""
+    advantage: Mapping[str, Any]
+    """Name and options of the estimator."""
+    rule: Mapping[str, Any]
+    """Name and options of the budget rule."""
+    aggregation: Aggregation = "token_mean"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+
+    @property
+    def uses_prior(self) -> bool:
+        """Whether the value model is asked for priors."""
+        estimator = advantages.build(**self.advantage)
+        rule = budget.build(self.rule["name"], {k: v for k, v in self.rule.items() if k != "name"})
+        return "prior" in estimator.needs or "prior" in rule.needs
+
+    def defaults(self) -> dict[str, Any]:
+        """Nested config values in the shape of `config.Config`; a fresh copy."""
+        return deepcopy(
+            {
+                "advantage": dict(self.advantage),
+                "budget": {"rule": dict(self.rule)},
+                "learner": {
+                    "aggregation": self.aggregation,
+                    "clip_low": self.clip_low,
+                    "clip_high": self.clip_high,
+                },
+                "value": {"enabled": self.uses_prior},
+            }
+        )
+
+
+_OSLA = {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}
+_FIXED = {"name": "fixed", "n": 16}
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("grpo", "arXiv 2402.03300", {"name": "grpo"}, _FIXED, aggregation="sequence_mean"),
+        Recipe("dr_grpo", "arXiv 2503.20783", {"name": "dr_grpo"}, _FIXED, aggregation="constant_length"),
+        Recipe("rloo", "arXiv 2402.14740", {"name": "rloo"}, _FIXED),
+        Recipe("v05", "arXiv 2603.10848", {"name": "v05"}, _OSLA),
+        Recipe("v05_loo", "arXiv 2603.10848, leave-one-out", {"name": "v05_loo"}, _OSLA),
+    )
+}
+"""Every recipe by name."""
+
+
+def get(name: str) -> Recipe:
+    """The recipe; raises `ConfigError` with the nearest valid name."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}{suggest(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def check_needs(
+    estimator: Estimator,
+    rule: Rule,
+    *,
+    value_enabled: bool,
+    mode: Literal["async", "rounds"] = "async",
+    stream_tokens: int = 0,
+) -> None:
+    """Raise `ConfigError`, with the fix, where the chosen parts do not fit; call it before anything heavy.
+
+    Args:
+        estimator: as built from `advantage`.
+        rule: as built from `budget.rule`.
+        value_enabled: `value.enabled`.
+        mode: `budget.mode`.
+        stream_tokens: `learner.stream_tokens`.
+    """
+    for kind, part in (("advantage", estimator), ("budget rule", rule)):
+        if "prior" in part.needs and not value_enabled:
+            raise ConfigError(
+                f"{kind} {part.name!r} needs a prior for every prompt, but value.enabled is false; set value.enabled: "
+                "true, or take a recipe without a prior, such as rloo"
+            )
+    if rule.min_rollouts < estimator.min_rollouts:
+        raise ConfigError(
+            f"advantage {estimator.name!r} needs >= {estimator.min_rollouts} rollouts per prompt, but the budget rule "
+            f"{rule.name!r} may stop at {rule.min_rollouts}; raise its cold_start, n or n_min"
+        )
+    if rule.scope == "batch" and mode != "rounds":
+        raise ConfigError(
+            f"budget rule {rule.name!r} allots over the whole batch at a barrier; set budget.mode: rounds"
+        )
+    if estimator.scope == "batch" and stream_tokens:
+        raise ConfigError(
+            f"advantage {estimator.name!r} needs the whole batch, so groups cannot flow to the learner one by one; set "
+            f"learner.stream_tokens: 0 (got {stream_tokens})"
+        )
