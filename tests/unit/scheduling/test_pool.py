@@ -1,0 +1,113 @@
+import asyncio
+
+import pytest
+
+from tests.fakes import FakeGenerator, make_prompt, make_request
+from v05ray.ports import Weights
+from v05ray.scheduling.pool import MAX_ATTEMPTS, GeneratorPool, Life, PoolExhausted
+
+REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
+
+
+async def started(*generators: FakeGenerator, **options: float) -> GeneratorPool:
+    pool = GeneratorPool(**{"draw_timeout_s": 5.0, **options})
+    pool.add(generators)
+    await pool.until_ready()
+    return pool
+
+
+def request(name: str = "p0", indices: tuple[int, ...] = (0, 1)):
+    return make_request(make_prompt(name), indices)
+
+
+async def test_work_goes_to_the_generator_with_the_least_outstanding_tokens():
+    slow, fast = (FakeGenerator(REWARDS, name, latency=0.05) for name in ("slow", "fast"))
+    pool = await started(slow, fast)
+    await asyncio.gather(pool.draw(request("p0", (0, 1, 2, 3))), pool.draw(request("p1")), pool.draw(request("p2")))
+    assert [r.prompt_id for r in slow.requests] == ["p0"]
+    assert [r.prompt_id for r in fast.requests] == ["p1", "p2"]
+    assert pool.outstanding_tokens == 0
+
+
+async def test_a_preferred_generator_is_taken_unless_its_queue_costs_more_than_the_prefix_saves():
+    a, b = (FakeGenerator(REWARDS, name, latency=0.05) for name in ("a", "b"))
+    pool = await started(a, b)
+    await pool.draw(request("p0"), prefer="b")
+    busy = asyncio.create_task(pool.draw(request("p1", (0, 1, 2, 3)), prefer="b"))
+    await asyncio.sleep(0.01)
+    await pool.draw(request("p0", (2, 3)), prefer="b")  # 80 tokens wait at b, the prefix is worth 4
+    await busy
+    assert [r.prompt_id for r in b.requests] == ["p0", "p1"]
+    assert [r.prompt_id for r in a.requests] == ["p0"]
+
+
+async def test_a_lost_draw_is_drawn_by_another_with_the_same_indices_and_seeds():
+    dying = FakeGenerator(REWARDS, "dying", lost_after=0)
+    living = FakeGenerator(REWARDS, "living")
+    pool = await started(dying, living)
+    wanted = request("p0", (0, 1))
+    rollouts = await pool.draw(wanted, prefer="dying")
+    assert [r.sample_index for r in rollouts] == [0, 1]
+    assert living.requests == [wanted]
+    assert pool.num_lost_draws == 2
+    assert pool.lives() == {"dying": Life.GONE, "living": Life.READY}
+
+
+async def test_a_restarted_generator_gets_the_current_weights_before_any_work():
+    generator = FakeGenerator(REWARDS, "g", restarts=True)
+    pool = await started(generator)
+    await pool.load_weights(Weights(3, None, 0))
+    generator.lost_after = 0
+    rollouts = await pool.draw(request())
+    assert {r.policy_version for r in rollouts} == {3}
+    assert [w.version for w in generator.loaded] == [3, 3]
+    assert pool.num_restarts == 1
+
+
+async def test_rollouts_of_a_stale_version_are_never_handed_out():
+    stale = FakeGenerator(REWARDS, "stale", restarts=True)
+    pool = await started(stale)
+    await pool.load_weights(Weights(2, None, 0))
+    stale.version = 1  # as if it had been restarted behind the pool's back
+    rollouts = await pool.draw(request())
+    assert {r.policy_version for r in rollouts} == {2}
+    assert pool.num_lost_draws == 2
+
+
+async def test_a_frozen_generator_loses_its_draw_at_the_timeout():
+    frozen = FakeGenerator(REWARDS, "frozen", latency=60.0)
+    living = FakeGenerator(REWARDS, "living")
+    pool = await started(frozen, living, draw_timeout_s=0.05)
+    rollouts = await pool.draw(request(), prefer="frozen")
+    assert {r.generator_id for r in rollouts} == {"living"}
+
+
+async def test_no_generator_left_is_an_error_and_not_a_wait():
+    pool = await started(FakeGenerator(REWARDS, "only", lost_after=0))
+    with pytest.raises(PoolExhausted, match="no generator is left of 1"):
+        await pool.draw(request())
+
+
+async def test_a_prompt_that_kills_every_generator_is_named():
+    class Poisoned(FakeGenerator):
+        async def restart(self) -> None:
+            await super().restart()
+            self.lost_after = len(self.requests)
+
+    pool = await started(Poisoned(REWARDS, "g", restarts=True, lost_after=0))
+    with pytest.raises(PoolExhausted, match=f"prompt 'p0': {MAX_ATTEMPTS} generators were lost"):
+        await pool.draw(request())
+
+
+async def test_a_draining_generator_finishes_what_it_has_and_gets_no_more():
+    leaving, staying = (FakeGenerator(REWARDS, name, latency=0.05) for name in ("leaving", "staying"))
+    pool = await started(leaving, staying)
+    last = asyncio.create_task(pool.draw(request("p0"), prefer="leaving"))
+    await asyncio.sleep(0.01)
+    drained = asyncio.create_task(pool.drain("leaving"))
+    await asyncio.sleep(0)
+    await pool.draw(request("p1"), prefer="leaving")
+    await drained
+    assert {r.generator_id for r in await last} == {"leaving"}
+    assert [r.prompt_id for r in staying.requests] == ["p1"]
+    assert pool.lives()["leaving"] is Life.GONE
