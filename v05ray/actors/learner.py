@@ -50,12 +50,12 @@ class LearnerActor:
         """One optimiser step."""
         return self._learner.step()
 
-    def put_weights(self) -> tuple[list[Any], int]:
+    def put_weights(self, version: int) -> tuple[list[Any], int]:
         """(object references of the packed buckets, bytes) on rank 0; (nothing, 0) on the others, which only gather."""
         from v05ray.weights import pack
 
         references, num_bytes = [], 0
-        for bucket in pack(self._learner.export_weights()):
+        for bucket in pack(self._learner.export_weights(), version=version):
             references.append(ray.put(bucket))
             num_bytes += bucket.num_bytes
         return references, num_bytes
@@ -109,7 +109,7 @@ class RayLearnerGroup:
 
     async def weights(self, version: int) -> Weights:
         """Packed into the object store by rank 0."""
-        references, num_bytes = (await self._all("put_weights"))[0]
+        references, num_bytes = (await self._all("put_weights", version))[0]
         return Weights(version, references, num_bytes)
 
     async def save(self, folder: Path) -> None:

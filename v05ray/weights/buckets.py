@@ -96,8 +96,9 @@ class _Filling:
 def pack(named: "Iterable[tuple[str, Tensor]]", *, version: int, bucket_bytes: int = BUCKET_BYTES) -> Iterator[Bucket]:
     """Yields the tensors as buckets, copying each tensor before the next is asked for.
 
-    A tensor is never split: one larger than `bucket_bytes` gets a bucket of its own. Raises `WeightsError` for no
-    tensors at all, a name that comes twice, or a dtype other than float32 and bfloat16.
+    A tensor is never split: one larger than `bucket_bytes` gets a bucket of its own. No tensors give no buckets (a rank
+    that only helps to gather has none), which no receiver takes for a bundle. Raises `WeightsError` for a name that
+    comes twice, or a dtype other than float32 and bfloat16.
     """
     filling, index = None, 0
     names: set[str] = set()
@@ -112,9 +113,8 @@ def pack(named: "Iterable[tuple[str, Tensor]]", *, version: int, bucket_bytes: i
         if filling is None:
             filling = _Filling(max(bucket_bytes, num_bytes))
         filling.add(name, tensor)
-    if filling is None:
-        raise WeightsError("no tensors to pack; every policy has some")
-    yield filling.sealed(version, index, last=True)
+    if filling is not None:
+        yield filling.sealed(version, index, last=True)
 
 
 def check_bundle(buckets: Sequence[Bucket], *, version: int) -> tuple[Bucket, ...]:

@@ -158,7 +158,6 @@ def test_a_bundle_that_is_not_whole_is_refused(change: str, message: str):
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        ([], "no tensors to pack"),
         ([NAMED[0], NAMED[0]], "'embed' came twice"),
         ([("ids", torch.tensor([1]))], "'ids' has dtype 'int64'; float32 and bfloat16 can be carried"),
     ],
@@ -166,6 +165,10 @@ def test_a_bundle_that_is_not_whole_is_refused(change: str, message: str):
 def test_what_cannot_be_packed_is_refused(named: list[tuple[str, Tensor]], message: str):
     with pytest.raises(WeightsError, match=message):
         list(pack(named, version=0))
+
+
+def test_a_rank_without_tensors_packs_nothing():
+    assert list(pack([], version=0)) == []
 
 
 SHAPES = {"embed": (2, 3), "norm": (2,), "head": (40,)}
