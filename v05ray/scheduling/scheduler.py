@@ -139,7 +139,8 @@ class _BatchRun:
                 raise sealed
             remaining -= 1
             yield sealed
-        await asyncio.gather(*self._tasks)  # aborts of what the halt gave up
+        if self._tasks:
+            await asyncio.wait(self._tasks)  # aborts of what the halt gave up
 
     async def cancel(self) -> None:
         """Ends what is still in flight (only after an error or an abandoned run is there any)."""
