@@ -1,0 +1,42 @@
+"""One rank of a gang, as a process: `python -m tests.e2e.learning.rank RANK WORLD PORT MODEL OUT`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from v05ray.config import LearnerConfig
+from v05ray.learning.engine import environment
+
+OPTIONS = {"learning_rate": 1e-2, "max_grad_norm": 0.5, "micro_batch_tokens": 64}
+STEPS = ((7, 0), (1, 1))
+"""(number of prompts, seed) of two steps; the second is too small to keep two ranks equally busy."""
+
+
+def main(rank: int, world_size: int, port: int, folder: Path, out: Path) -> None:
+    """Two steps at each ZeRO stage; rank 0 writes metrics and weights."""
+    os.environ.update(environment(LearnerConfig()))
+    from safetensors.torch import save_file
+
+    from tests.e2e.learning.tiny import make_samples, model_config
+    from v05ray.learning.learner import Learner
+
+    for zero_stage in (1, 2, 3):
+        config = LearnerConfig.model_validate({**OPTIONS, "zero_stage": zero_stage, "num_ranks": world_size})
+        learner = Learner(rank, world_size, model_config(folder), config, seed=1)
+        learner.setup("127.0.0.1", port)
+        metrics = []
+        for num_prompts, seed in STEPS:
+            learner.accumulate(make_samples(num_prompts, seed))
+            learner.accumulate(make_samples(1, seed + 10))
+            metrics.append(learner.step())
+        weights = {name: tensor.clone() for name, tensor in learner.export_weights()}
+        learner.save(out / f"checkpoint{zero_stage}")
+        learner.load(out / f"checkpoint{zero_stage}")
+        if rank == 0:
+            (out / f"metrics{zero_stage}.json").write_text(json.dumps(metrics))
+            save_file(weights, out / f"weights{zero_stage}.safetensors")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]))

@@ -1,0 +1,44 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.e2e.learning.conftest import free_port
+from tests.e2e.learning.rank import OPTIONS, STEPS
+from tests.e2e.learning.tiny import make_samples
+from v05ray.learning.learner import Learner
+
+
+def test_two_ranks_equal_one(make_learner: Callable[..., Learner], tied_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.e2e.learning.rank"]
+    rest = ["2", str(free_port()), str(tied_folder), str(tmp_path)]
+    gang = [subprocess.Popen([*command, str(rank), *rest]) for rank in range(2)]
+    try:
+        learner = make_learner(tied_folder, **OPTIONS)
+        expected = []
+        for num_prompts, seed in STEPS:
+            learner.accumulate(make_samples(num_prompts, seed))
+            learner.accumulate(make_samples(1, seed + 10))
+            expected.append(learner.step())
+        assert [process.wait(timeout=200) for process in gang] == [0, 0]
+    finally:
+        for process in gang:
+            process.kill()
+
+    for zero_stage in (1, 2, 3):
+        for ours, theirs in zip(
+            json.loads((tmp_path / f"metrics{zero_stage}.json").read_text()), expected, strict=True
+        ):
+            # Ranks may repeat a prompt, so the number of input tokens differs; every result is the same.
+            for name in theirs.keys() - {"actor/num_input_tokens"}:
+                if name.startswith("actor/"):
+                    assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), (zero_stage, name)
+        weights = load_file(tmp_path / f"weights{zero_stage}.safetensors")
+        for name, tensor in learner.export_weights():
+            torch.testing.assert_close(weights.pop(name), tensor, atol=2e-4, rtol=0, msg=name)
+        assert not weights

@@ -1,0 +1,84 @@
+"""Sharing prefixes changes which hidden states are computed how often, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from tests.e2e.learning.tiny import VOCABULARY, make_samples, model_config
+from v05ray.learning.batching import collate, make_rows
+from v05ray.learning.policy import Policy, arguments, load_policy
+from v05ray.registry import ConfigError
+from v05ray.types import TrainSample
+
+
+@pytest.fixture(scope="module")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def run(
+    policy: Policy, samples: list[TrainSample], *, share_prefix: bool
+) -> tuple[dict[tuple[int, ...], list[float]], dict[str, torch.Tensor]]:
+    """Log-probabilities by sequence, and gradients of a loss that gives every token another weight."""
+    policy.zero_grad()
+    rows = make_rows(samples, 10_000, share_prefix=share_prefix)
+    batch = collate(rows, "token_mean")
+    logp_N, _ = policy(*arguments(batch))
+    (logp_N * torch.sin(batch.target_N + 10 * batch.advantages_N)).sum().backward()
+    in_order = [sample for row in rows for sample in row.samples]
+    pieces = logp_N.detach().split([len(sample.response_ids) for sample in in_order])
+    logprobs = {(*s.prompt_ids, -1, *s.response_ids): piece.tolist() for s, piece in zip(in_order, pieces, strict=True)}
+    return logprobs, {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_logprobs_and_gradients_equal_the_unpacked_path(
+    tied_folder: Path, llama_folder: Path, architecture: str, checkpointing: bool
+) -> None:
+    folder = tied_folder if architecture == "qwen3" else llama_folder
+    policy = load_policy(model_config(folder), 0.8, share_prefix=True, checkpointing=checkpointing)
+    samples = make_samples(12)
+    packed, packed_gradients = run(policy, samples, share_prefix=True)
+    assert len(make_rows(samples, 10_000, share_prefix=True)) < len(samples) / 2
+    packed_gradients = {name: gradient.clone() for name, gradient in packed_gradients.items()}
+    plain, plain_gradients = run(policy, samples, share_prefix=False)
+    assert packed.keys() == plain.keys()
+    for key, logprobs in plain.items():
+        assert packed[key] == pytest.approx(logprobs, abs=1e-5)
+    assert packed_gradients.keys() == plain_gradients.keys()
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(packed_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_a_model_that_transforms_its_logits_is_refused(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(
+        "gemma2",
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        final_logit_softcapping=1.0,
+        initializer_range=1.0,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="Gemma2ForCausalLM itself by"):
+        load_policy(model_config(tmp_path), 1.0, share_prefix=False, checkpointing=False)

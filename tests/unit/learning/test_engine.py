@@ -1,0 +1,19 @@
+import pytest
+
+from v05ray.config import LearnerConfig
+from v05ray.learning.engine import environment, warmup_factor
+
+
+def test_warmup_by_hand() -> None:
+    assert [warmup_factor(4)(update) for update in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    assert [warmup_factor(0)(update) for update in range(2)] == [1, 1]
+    assert [warmup_factor(1)(update) for update in range(2)] == [1, 1]
+
+
+def test_environment_is_for_the_device() -> None:
+    cpu = environment(LearnerConfig(num_threads=3))
+    assert cpu["DS_ACCELERATOR"] == "cpu"
+    assert cpu["OMP_NUM_THREADS"] == "3"
+    gpu = environment(LearnerConfig(num_gpus=1))
+    assert gpu["LOCAL_RANK"] == "0"
+    assert not {"DS_ACCELERATOR", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"} & gpu.keys()

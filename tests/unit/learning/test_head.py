@@ -1,0 +1,78 @@
+"""Legend: N tokens, D hidden size, V vocabulary."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import v05ray.learning.head as head_module
+from v05ray.learning.head import LogprobHead
+
+
+def dense(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logp_NV = torch.log_softmax(hidden_ND @ weight_VD.t() / temperature, -1)
+    return logp_NV.gather(1, target_N[:, None]).squeeze(1), -(logp_NV.exp() * logp_NV).sum(-1)
+
+
+def head_of(weight_VD: Tensor) -> LogprobHead:
+    projection = nn.Linear(weight_VD.shape[1], weight_VD.shape[0], bias=False)
+    projection.weight = nn.Parameter(weight_VD.clone())
+    return LogprobHead(projection)
+
+
+def test_by_hand() -> None:
+    """Two logits, ln 3 and 0: probabilities 3/4 and 1/4; at temperature 1/2, 9/10 and 1/10."""
+    head = head_of(torch.tensor([[math.log(3.0)], [0.0]]))
+    logp, entropy = head(torch.ones(2, 1), torch.tensor([0, 1]), 1.0)
+    assert logp.exp().tolist() == pytest.approx([0.75, 0.25])
+    assert entropy.tolist() == pytest.approx([-0.75 * math.log(0.75) - 0.25 * math.log(0.25)] * 2)
+    logp, _ = head(torch.ones(2, 1), torch.tensor([0, 1]), 0.5)
+    assert logp.exp().tolist() == pytest.approx([0.9, 0.1])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("vocabulary", [512, 1300])
+def test_values_and_gradients_equal_dense_logits(
+    monkeypatch: pytest.MonkeyPatch, vocabulary: int, temperature: float
+) -> None:
+    monkeypatch.setattr(head_module, "BLOCK_ELEMENTS", 1)  # blocks of 512: 1300 = 512 + 512 + 276
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 5, dtype=torch.float32)
+    weight = 2 * torch.randn(vocabulary, 5)
+    target = torch.randint(0, vocabulary, (7,))
+    results = []
+    for compute in (head_of(weight), None):
+        h = hidden.clone().requires_grad_()
+        w = compute.weight if compute else nn.Parameter(weight.clone())
+        logp, entropy = compute(h, target, temperature) if compute else dense(h, w, target, temperature)
+        (logp * torch.arange(7.0) + 0.3 * entropy.square()).sum().backward()
+        assert h.grad is not None
+        assert w.grad is not None
+        results.append((logp.detach(), entropy.detach(), h.grad, w.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_of_logp_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "BLOCK_ELEMENTS", 1)
+    torch.manual_seed(1)
+    weight, target = torch.randn(600, 4), torch.tensor([0, 511, 512, 599])
+    ours, theirs = torch.randn(4, 4).requires_grad_(), torch.empty(0)
+    theirs = ours.detach().clone().requires_grad_()
+    head_of(weight)(ours, target, 1.0)[0].sum().backward()
+    dense(theirs, weight, target, 1.0)[0].sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_large_logits_do_not_overflow() -> None:
+    logp, entropy = head_of(torch.tensor([[1000.0], [0.0]]))(torch.ones(1, 1), torch.tensor([0]), 1.0)
+    assert logp.tolist() == [0.0]
+    assert entropy.tolist() == [0.0]
+
+
+def test_the_parameter_is_shared_and_a_bias_refused() -> None:
+    projection = nn.Linear(4, 8, bias=False)
+    assert LogprobHead(projection).weight is projection.weight
+    with pytest.raises(ValueError, match="without bias"):
+        LogprobHead(nn.Linear(4, 8))

@@ -1,0 +1,104 @@
+"""Legend: N tokens."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import tensor
+
+from v05ray.losses.policy import clipped_ratio, importance_weights, policy_loss
+
+LN = math.log
+
+
+def test_clipped_ratio_by_hand() -> None:
+    ratios = [1.5, 0.5, 1.5, 0.5, 1.1, 1.1]
+    advantages = tensor([1.0, 1.0, -1.0, -1.0, 2.0, -2.0])
+    loss, clipped = clipped_ratio(
+        tensor([LN(r) for r in ratios]), torch.zeros(6), advantages, clip_low=0.2, clip_high=0.2
+    )
+    # Gains are bounded by the clip, losses are not: max(-A r, -A clip(r)).
+    assert loss.tolist() == pytest.approx([-1.2, -0.5, 1.5, 0.8, -2.2, 2.2])
+    assert clipped.tolist() == [True, False, False, True, False, False]
+
+
+def test_the_two_clips_are_separate() -> None:
+    loss, clipped = clipped_ratio(
+        tensor([LN(1.25), LN(0.75)]), torch.zeros(2), tensor([1.0, -1.0]), clip_low=0.3, clip_high=0.28
+    )
+    assert loss.tolist() == pytest.approx([-1.25, 0.75])
+    assert clipped.tolist() == [False, False]
+
+
+def test_dual_clip_bounds_the_loss_of_a_bad_token() -> None:
+    logprobs = tensor([LN(5.0), LN(5.0), LN(2.0)], requires_grad=True)
+    loss, clipped = clipped_ratio(
+        logprobs, torch.zeros(3), tensor([-1.0, 1.0, -1.0]), clip_low=0.2, clip_high=0.2, dual_clip=3.0
+    )
+    assert loss.tolist() == pytest.approx([3.0, -1.2, 2.0])
+    assert clipped.tolist() == [True, True, False]
+    loss.sum().backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.0, 0.0, 2.0])
+
+
+def test_importance_weights_by_hand() -> None:
+    old, sampled = tensor([LN(0.3), LN(0.8), LN(0.1), 0.0]), tensor([LN(0.2), LN(0.1), LN(0.2), -1e4])
+    assert importance_weights(old, sampled, cap=2.0).tolist() == pytest.approx([1.5, 2.0, 0.5, 2.0])
+
+
+def test_first_update_with_a_cap_is_a_weighted_reinforce_gradient() -> None:
+    """The ratio is 1 at the first update: loss -A w, gradient -A w, nothing clipped however far the sampler was."""
+    current = tensor([LN(0.3), LN(0.8), LN(0.1)], requires_grad=True)
+    sampled = tensor([LN(0.2), LN(0.1), LN(0.2)])
+    losses = policy_loss(current, sampled, tensor([1.0, -1.0, 2.0]), clip_low=0.2, clip_high=0.2, importance_cap=2.0)
+    assert losses.loss_N.tolist() == pytest.approx([-1.5, 2.0, -1.0])
+    assert losses.clipped_N.tolist() == [False, False, False]
+    assert losses.capped_N.tolist() == [False, True, False]
+    losses.loss_N.sum().backward()
+    assert current.grad is not None
+    assert current.grad.tolist() == pytest.approx([-1.5, 2.0, -1.0])
+
+
+def test_later_update_clips_against_old_and_weighs_old_against_sampled() -> None:
+    losses = policy_loss(
+        tensor([LN(0.6)]),
+        tensor([LN(0.1)]),
+        tensor([1.0]),
+        old_N=tensor([LN(0.15)]),
+        clip_low=0.2,
+        clip_high=0.2,
+        importance_cap=2.0,
+    )
+    assert losses.loss_N.tolist() == pytest.approx([-1.2 * 1.5])
+    assert losses.clipped_N.tolist() == [True]
+
+
+def test_without_a_cap_the_clip_is_against_the_sampler() -> None:
+    current = tensor([LN(0.3), LN(0.3)], requires_grad=True)
+    losses = policy_loss(
+        current,
+        tensor([LN(0.2), LN(0.6)]),
+        tensor([1.0, 1.0]),
+        clip_low=0.2,
+        clip_high=0.28,
+        importance_cap=None,
+    )
+    assert losses.loss_N.tolist() == pytest.approx([-1.28, -0.5])
+    losses.loss_N.sum().backward()
+    assert current.grad is not None
+    assert current.grad.tolist() == pytest.approx([0.0, -0.5])
+    assert losses.capped_N.tolist() == [False, False]
+
+
+@given(st.floats(-3, 3), st.floats(-3, 3), st.floats(0.05, 0.9), st.floats(0.05, 2.0))
+def test_law_clipping_never_promises_more_than_the_plain_ratio(
+    log_ratio: float, advantage: float, low: float, high: float
+) -> None:
+    """The surrogate is pessimistic: the clipped loss is never below -A r."""
+    loss, _ = clipped_ratio(
+        tensor([log_ratio], dtype=torch.float64), torch.zeros(1), tensor([advantage]), clip_low=low, clip_high=high
+    )
+    assert loss.item() >= -advantage * math.exp(log_ratio) - 1e-6

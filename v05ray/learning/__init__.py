@@ -1,0 +1,1 @@
+"""The learner: samples to tensors, chunked log-probabilities, and the DeepSpeed step."""

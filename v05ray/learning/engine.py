@@ -1,0 +1,186 @@
+"""DeepSpeed ZeRO, driven so that gradients add up first and are normalised once.
+
+A batch streams in while its last prompts still generate, so the number of tokens to divide by is unknown during the
+backward passes. Gradients are therefore summed unnormalised, over passes and ranks, and divided in `step`, before their
+norm is taken and clipped: any split of a batch into passes gives the same update.
+"""
+
+import contextlib
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from v05ray.config import LearnerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one optimiser step did."""
+
+    grad_norm: float
+    """Global L2 norm of the normalised gradient, before clipping."""
+    learning_rate: float
+    """The rate this update used."""
+    applied: bool
+    """False if the gradient was not finite; the weights are then unchanged."""
+
+
+def environment(learner: LearnerConfig) -> dict[str, str]:
+    """Variables a rank's process needs before torch is imported."""
+    variables = {
+        "LOCAL_RANK": "0",  # every rank is a process of its own that sees its own devices only
+        "LOCAL_SIZE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if learner.num_gpus == 0:
+        variables |= {
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(learner.num_threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # generators share the cores: do not spin while waiting
+            "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for large tensors: page faults cost as much as the arithmetic
+        }
+    return variables
+
+
+def warmup_factor(warmup_steps: int) -> Callable[[int], float]:
+    """Learning-rate factor of update s = 0, 1, ...: min(1, (s + 1) / warmup_steps); 1 without warm-up.
+
+    The first update already learns. DeepSpeed's own WarmupLR leaves its first two at the minimum.
+    """
+    return lambda update: min(1.0, (update + 1) / max(1, warmup_steps))
+
+
+def zero_config(learner: LearnerConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's configuration. Any number of backward passes may precede a step; each step is a boundary."""
+    zero: dict[str, Any] = {
+        "stage": learner.zero_stage,
+        "overlap_comm": False,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": 50_000_000,
+        "allgather_bucket_size": 50_000_000,
+    }
+    if learner.zero_stage == 3:
+        zero |= {"stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 100_000_000}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": learner.max_grad_norm,
+        "steps_per_print": 1_000_000_000,
+        "zero_optimization": zero,
+    }
+    if dtype == torch.bfloat16:
+        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+    return config
+
+
+def join(rank: int, world_size: int, master_addr: str, port: int, device: torch.device, timeout_s: float) -> None:
+    """Joins the gang's process group; returns when all ranks are there, raises when they are not within `timeout_s`."""
+    import deepspeed
+    import deepspeed.ops
+    from deepspeed.utils import logger
+
+    logger.setLevel(logging.ERROR)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR=master_addr, MASTER_PORT=str(port))
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if device.type == "cpu":
+        if master_addr in ("127.0.0.1", "localhost"):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        # Else DeepSpeed compiles a shared-memory all-reduce with the C++ compiler: half a minute on every machine.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="gloo" if device.type == "cpu" else "nccl",
+        timeout=datetime.timedelta(seconds=timeout_s),
+        verbose=False,
+    )
+
+
+class ZeroEngine:
+    """A model with its sharded AdamW optimiser. All ranks call the same methods in the same order."""
+
+    def __init__(self, module: nn.Module, learner: LearnerConfig, dtype: torch.dtype, world_size: int) -> None:
+        import deepspeed
+
+        self._world_size = world_size
+        self._stage = learner.zero_stage
+        # torch's fused AdamW: one pass over the weights on CPU and GPU, and nothing to compile.
+        optimiser = torch.optim.AdamW(
+            module.parameters(),
+            lr=learner.learning_rate,
+            betas=learner.betas,
+            eps=1e-8,
+            weight_decay=learner.weight_decay,
+            fused=True,
+        )
+        factor = warmup_factor(learner.warmup_steps)
+        # Any: which of DeepSpeed's engines and optimisers comes back depends on the configuration.
+        initialize: Any = deepspeed.initialize
+        with contextlib.redirect_stdout(sys.stderr):  # its bfloat16 optimiser prints memory tables as it is built
+            self._engine, self._optimiser, _, _ = initialize(
+                model=module,
+                optimizer=optimiser,
+                lr_scheduler=lambda wrapped: torch.optim.lr_scheduler.LambdaLR(wrapped, factor),
+                config=zero_config(learner, dtype),
+            )
+        if not self._sums_in_own_buffers:
+            self._optimiser.override_loss_scale(1.0)
+
+    @property
+    def _sums_in_own_buffers(self) -> bool:
+        """ZeRO-1 in bfloat16 is another optimiser class, with float32 sums of its own and no loss scale."""
+        return hasattr(self._optimiser, "fp32_groups_gradients_flat")
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The module's forward pass."""
+        return self._engine(*arguments)
+
+    def backward(self, loss_sum: Tensor) -> None:
+        """Adds the gradient of an unnormalised loss. All ranks make equally many calls."""
+        self._engine.backward(loss_sum, scale_wrt_gas=False)
+
+    def step(self, normaliser: float) -> Update:
+        """Updates by (sum of all gradients over passes and ranks) / normaliser, clipped, and forgets the gradients."""
+        learning_rate = float(self._engine.get_lr()[0])
+        # DeepSpeed averages over ranks, the normaliser counts all of them.
+        divisor = normaliser / self._world_size
+        if self._sums_in_own_buffers:
+            for sums in self._optimiser.fp32_groups_gradients_flat:
+                sums.div_(divisor)
+            self._engine.step()
+        else:
+            # The loss scale is what DeepSpeed divides gradients by before it takes their norm.
+            self._optimiser.override_loss_scale(divisor)
+            self._engine.step()
+            self._optimiser.override_loss_scale(1.0)
+        norm = float(self._engine.get_global_grad_norm())
+        return Update(norm, learning_rate, bool(self._engine.was_step_applied()))
+
+    def gathered(self, parameters: Iterable[nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
+        """Inside, the parameters are whole; a collective under ZeRO-3."""
+        if self._stage < 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(list(parameters))
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimiser and schedule of every rank, in DeepSpeed's format."""
+        self._engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote. DeepSpeed unpickles the files, which can run code: load only what you trust."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag="zero")
+        if path is None:
+            raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
