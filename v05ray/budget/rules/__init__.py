@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from v05ray.budget.base import RULES, Rule
-from v05ray.budget.rules import fixed, osla
+from v05ray.budget.rules import allotted, fixed, hora, osla, sequential
 from v05ray.budget.rules.fixed import FixedRule
 from v05ray.budget.rules.osla import OslaRule
 
-__all__ = ["RULES", "FixedRule", "OslaRule", "build", "fixed", "osla"]
+__all__ = ["RULES", "FixedRule", "OslaRule", "allotted", "build", "fixed", "hora", "osla", "sequential"]
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Rule:

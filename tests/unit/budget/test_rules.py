@@ -1,0 +1,267 @@
+import json
+import random
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.budget.worlds import play, random_world, stops
+from v05ray import budget
+from v05ray.budget import RULES, BatchMachine, Evidence, OslaRule, Rule
+from v05ray.budget.allot import allot
+from v05ray.registry import ConfigError
+
+OPTIONS = {"fixed": {"n": 5}}
+
+
+def build(name: str) -> Rule:
+    return budget.build(name, OPTIONS.get(name, {}))
+
+
+def scored(rewards: list[float], *, prior: float | None = None, cold: int = 4, tokens: int = 0) -> Evidence:
+    evidence = Evidence("p", prior, cold)
+    for reward in rewards:
+        evidence.add(reward, tokens)
+    return evidence
+
+
+def said(rule: Rule, rewards: list[float], **known: float) -> tuple[int, str]:
+    judgement = rule.judge(scored(rewards, **known))
+    return judgement.target, judgement.reason
+
+
+class TestEveryRule:
+    @pytest.mark.parametrize("name", RULES.names)
+    @pytest.mark.parametrize("multiple", [1, 4])
+    def test_plays_a_batch_within_its_bounds(self, name: str, multiple: int) -> None:
+        rng = random.Random(3)
+        rule = build(name)
+        for _ in range(3):
+            priors, rewards = random_world(rng, 24, 64)
+            mode = "rounds" if rule.scope == "batch" else "async"
+            machine = BatchMachine(priors, rule, halt_fraction=0, dispatch_multiple=multiple, mode=mode)
+            sealed = stops(play(machine, rewards, rng))
+            assert all(rule.min_rollouts <= count <= rule.n_max for _, count in sealed.values())
+            rule.observe(machine.evidence())
+
+    @pytest.mark.parametrize("name", [name for name in RULES.names if build(name).scope == "prompt"])
+    def test_decides_alike_in_both_modes(self, name: str) -> None:
+        priors, rewards = random_world(random.Random(5), 24, 64)
+        results = [
+            stops(play(BatchMachine(priors, build(name), halt_fraction=0, mode=mode), rewards, random.Random(1)))
+            for mode in ("async", "rounds")
+        ]
+        assert results[0] == results[1]
+
+    @pytest.mark.parametrize("name", RULES.names)
+    def test_resumes_through_json(self, name: str) -> None:
+        rule, resumed = build(name), build(name)
+        priors, rewards = random_world(random.Random(7), 12, 64)
+        mode = "rounds" if rule.scope == "batch" else "async"
+        machine = BatchMachine(priors, rule, mode=mode)
+        play(machine, rewards)
+        rule.observe(machine.evidence())
+        resumed.load_state_dict(json.loads(json.dumps(rule.state_dict())))
+        assert resumed.plan(priors) == rule.plan(priors)
+        assert resumed.metrics() == rule.metrics()
+        evidence = scored([1, -1, -1, -1], prior=0.6, tokens=90)
+        assert resumed.judge(evidence) == rule.judge(evidence)
+        with pytest.raises(ValueError, match="is it another rule's"):
+            resumed.load_state_dict({"nonsense": 1})
+
+    @pytest.mark.parametrize(
+        ("name", "options", "message"),
+        [
+            ("fixed", {}, "needs n"),
+            ("fixed", {"n": 0}, "n must be >= 1, got 0"),
+            ("osla", {"cold_start": 8, "n_max": 4}, "1 <= cold_start <= n_max, got cold_start=8, n_max=4"),
+            ("osla", {"cost": 0}, "cost must be finite and > 0"),
+            ("osla", {"rounding": "up"}, "'floor' or 'nearest', got 'up'"),
+            ("osla", {"mean_rollouts": 3}, "between cold_start 4 and n_max 16, got 3"),
+            ("osla", {"mean_rollouts": 6, "tokens_per_step": 100}, "not both"),
+            ("dapo", {"n": 8, "n_max": 4}, "n <= n_max"),
+            ("reinforce_ada", {"until": "bored"}, "'success' or 'balance', got 'bored'"),
+            ("pilot_commit", {"low": 0.9}, "low <= high"),
+            ("vip", {"n_min": 1}, "n_min must be >= 2, got 1"),
+            ("knapsack", {"mean_rollouts": 99}, "n_min <= mean_rollouts <= n_max"),
+            ("hora", {"pilot": 9}, "pilot <= mean_rollouts"),
+            ("osla", {"cap": 3}, "has no option 'cap'"),
+        ],
+    )
+    def test_bad_options_are_refused(self, name: str, options: dict, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            budget.build(name, options)
+
+
+class TestOsla:
+    def test_rounding(self) -> None:
+        # V = .5, mean -.5, k = 4: b2 = .75, K* = 16 - 1.33 = 14.67
+        assert said(OslaRule(), [-1, -1, -1, 1], prior=0.5) == (14, "target_reached")
+        assert said(OslaRule(rounding="nearest"), [-1, -1, -1, 1], prior=0.5) == (15, "target_reached")
+
+    def test_a_long_prompt_is_dearer_and_a_short_one_cheaper(self) -> None:
+        rule = OslaRule(token_aware=True, n_max=64)
+        usual = scored([-1, -1, -1, 1], prior=0.5, tokens=100)
+        assert rule.judge(usual).target == 14  # nothing is known yet
+        rule.observe([usual])
+        assert rule.judge(usual).target == 14
+        # c times 4: 1/sqrt(c) = 8; c over 4: 32
+        assert rule.judge(scored([-1, -1, -1, 1], prior=0.5, tokens=400)).target == 6
+        assert rule.judge(scored([-1, -1, -1, 1], prior=0.5, tokens=4000)).target == 6
+        assert rule.judge(scored([-1, -1, -1, 1], prior=0.5, tokens=25)).target == 30
+        assert OslaRule(n_max=64).judge(scored([-1, -1, -1, 1], prior=0.5, tokens=4000)).target == 14
+
+    @pytest.mark.parametrize("wanted", [5.0, 6.0, 8.0])
+    def test_the_cost_is_steered_to_a_mean(self, wanted: float) -> None:
+        rng = random.Random(0)
+        rule = OslaRule(mean_rollouts=wanted)
+        used = []
+        for _ in range(60):
+            priors, rewards = random_world(rng, 64, 16)
+            machine = BatchMachine(priors, rule)
+            play(machine, rewards)
+            rule.observe(machine.evidence())
+            used.append(machine.num_drawn / 64)
+        assert sum(used[20:]) / 40 == pytest.approx(wanted, rel=0.05)
+        assert rule.metrics() == {"v05/cost": rule.cost}
+
+    def test_the_cost_is_steered_to_tokens_per_step(self) -> None:
+        rng = random.Random(1)
+        rule = OslaRule(tokens_per_step=3500)  # 10 tokens each: 350 rollouts of 64 prompts
+        used = []
+        for _ in range(60):
+            priors, rewards = random_world(rng, 64, 16)
+            machine = BatchMachine(priors, rule)
+            play(machine, rewards)
+            rule.observe(machine.evidence())
+            used.append(10 * machine.num_scored)
+        assert sum(used[20:]) / 40 == pytest.approx(3500, rel=0.05)
+
+    def test_an_unreachable_total_does_not_wind_the_cost_up(self) -> None:
+        rule = OslaRule(mean_rollouts=15)
+        for _ in range(100):
+            rule.observe([scored([1, 1, -1, -1], prior=0.0)])
+        assert rule.cost == 1 / 64**2
+        for _ in range(8):
+            rule.observe([scored([1] * 16, prior=0.0)])
+        assert rule.cost > 1 / 64**2
+        scarce = OslaRule(tokens_per_step=1)
+        for _ in range(20):
+            scarce.observe([scored([1, 1, -1, -1], prior=0.0, tokens=50)])
+        assert scarce.cost == 1 / 16  # nobody is topped up any more
+
+
+class TestSequential:
+    def test_dapo_draws_on_until_mixed(self) -> None:
+        rule = budget.build("dapo", {"n": 2, "n_max": 5})
+        assert said(rule, [1, 1]) == (4, "cap")
+        assert said(rule, [1, 1, 1, 1]) == (5, "cap")
+        assert said(rule, [1, 1, 1, 1, 1]) == (5, "cap")
+        assert said(rule, [1, -1]) == (2, "target_reached")
+        assert said(rule, [0.2, 0.3]) == (2, "target_reached")
+        assert said(rule, [1]) == (2, "cap")  # one was lost: fill the instalment first
+
+    def test_reinforce_ada_by_hand(self) -> None:
+        balance = budget.build("reinforce_ada", {"n": 4, "n_max": 8})
+        assert said(balance, [1, 1, -1, -1]) == (4, "target_reached")
+        assert said(balance, [1, -1, -1, -1]) == (8, "cap")
+        assert said(balance, [1, -1, -1, -1, -1, -1, -1, 1]) == (8, "target_reached")
+        success = budget.build("reinforce_ada", {"n": 4, "n_max": 8, "until": "success"})
+        assert said(success, [1, -1, -1, -1]) == (4, "target_reached")
+        assert said(success, [-1, -1, -1, -1]) == (8, "cap")
+
+    @pytest.mark.parametrize(("good", "target"), [(1, 16), (2, 64), (12, 64), (13, 16)])
+    def test_pilot_commit_by_hand(self, good: int, target: int) -> None:
+        rule = budget.build("pilot_commit")
+        assert said(rule, [1.0] * good + [-1.0] * (16 - good)) == (target, "target_reached")
+
+    def test_pilot_commit_ends_at_its_cap(self) -> None:
+        assert said(budget.build("pilot_commit"), [1.0, -1.0] * 32) == (64, "cap")
+
+
+class TestAllotted:
+    def test_vip_by_hand(self) -> None:
+        # p(1-p) = .25 and .09; ten rollouts: gains of b .09/((n-1) n): .045 .015 .0075; of a .25/..: .125 .0417 .0208
+        # .0125 .0083. Six extra: .125 .045 .0417 .0208 .015 .0125 -> a 6, b 4.
+        rule = budget.build("vip", {"mean_rollouts": 5})
+        assert rule.plan({"a": 0.0, "b": 0.8}) == {"a": 6, "b": 4}
+
+    def test_a_certain_prompt_gets_the_least(self) -> None:
+        rule = budget.build("vip", {"mean_rollouts": 5})
+        assert rule.plan({"a": 0.0, "b": 1.0}) == {"a": 8, "b": 2}
+
+    def test_v0_allocation_favours_hard_prompts(self) -> None:
+        # p = .5: n .5 (1 - .5^(n-1)): 2 -> .5, 3 -> 1.125, 4 -> 1.75. p = .9: n .1 (1 - .1^(n-1)): about .1 n.
+        rule = budget.build("v0_allocation", {"mean_rollouts": 3})
+        assert rule.plan({"even": 0.0, "easy": 0.8}) == {"even": 4, "easy": 2}
+
+    def test_knapsack_by_hand_and_from_its_history(self) -> None:
+        rule = budget.build("knapsack", {"mean_rollouts": 4, "n_max": 6, "discount": 1.0})
+        # Without history or prior both have p = 1/2 and share evenly.
+        assert rule.plan({"a": None, "b": None}) == {"a": 4, "b": 4}
+        # a: 9.5 of 10 good -> little to learn; b: 3.5 of 10.
+        rule.observe([_named("a", [1] * 9), _named("b", [1] * 3 + [-1] * 6)])
+        # gains from n to n + 1 are [p^n q + q^n p] p q^2, of b at least .03 x .14, of a at most .05 x .0024
+        assert rule.plan({"a": None, "b": None}) == {"a": 2, "b": 6}
+        # An unknown prompt goes by its prior: V = .9 is p = .95.
+        assert rule.plan({"c": 0.9, "b": 0.9}) == {"c": 2, "b": 6}
+
+    def test_hora_by_hand(self) -> None:
+        rule = budget.build("hora", {"pilot": 2, "mean_rollouts": 4, "n_max": 6})
+        # a: 2 of 2 good: a = 3, b = 1: first chance 3/4, then 1/4 * 3/5 = .15, .0667, ...
+        # b: none: a = 1, b = 3: first chance 1/4, then 3/4 * 1/5 = .15, 3/4 * 4/5 * 1/6 = .1, .0714.
+        # Four more: .75 .25 .15 .15 -> two each.
+        good, bad = _named("a", [1, 1]), _named("b", [-1, -1])
+        assert [j.target for j in rule.judge_all([good, bad])] == [4, 4]
+        rich = budget.build("hora", {"pilot": 2, "mean_rollouts": 5, "n_max": 6})
+        assert [j.target for j in rich.judge_all([good, bad])] == [4, 6]  # then .1 and .0714, both of b
+
+    def test_hora_needs_the_barrier(self) -> None:
+        with pytest.raises(
+            ConfigError, match=r"'hora' allots over the whole batch at a barrier; set budget\.mode: rounds"
+        ):
+            BatchMachine({"a": None}, budget.build("hora"))
+
+    @pytest.mark.parametrize("name", ["vip", "knapsack", "v0_allocation", "hora"])
+    def test_the_total_is_met(self, name: str) -> None:
+        priors, rewards = random_world(random.Random(2), 31, 64)
+        machine = BatchMachine(priors, budget.build(name), halt_fraction=0, mode="rounds")
+        play(machine, rewards)
+        assert machine.num_drawn == 31 * 8
+
+
+def _named(name: str, rewards: list[float]) -> Evidence:
+    evidence = Evidence(name, None, 2)
+    for reward in rewards:
+        evidence.add(reward)
+    return evidence
+
+
+class TestAllot:
+    def test_equals_share_evenly_and_room_is_kept_to(self) -> None:
+        assert allot([[0, 0, 0]] * 3, 4) == [2, 1, 1]
+        assert allot([[0, 1], [0, 1]], 9) == [1, 1]
+        assert allot([[0, 5, 6], [0, 4, 7]], 2) == [1, 1]
+
+    def test_a_convex_start_is_crossed_whole(self) -> None:
+        # One alone is worth nothing, three are worth 9: its first step is poor, its piece is not.
+        assert allot([[0, 0, 0, 9], [0, 2, 3, 3.5]], 3) == [3, 0]
+        assert allot([[0, 0, 0, 9], [0, 2, 3, 3.5]], 2) == [0, 2]
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 12))
+    def test_concave_worth_is_shared_as_brute_force_would(self, gains: list[list[float]], total: int) -> None:
+        worth = [[sum(sorted(g, reverse=True)[:j]) for j in range(4)] for g in gains]
+        shares = allot(worth, total)
+        assert sum(shares) == min(total, 3 * len(worth))
+        best = max(
+            sum(w[j] for w, j in zip(worth, split, strict=True))
+            for split in product(range(4), repeat=len(worth))
+            if sum(split) == sum(shares)
+        )
+        assert sum(w[j] for w, j in zip(worth, shares, strict=True)) == pytest.approx(best)
+
+    def test_a_negative_total_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="total must be >= 0, got -1"):
+            allot([[0]], -1)

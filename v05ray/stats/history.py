@@ -1,0 +1,58 @@
+"""What is remembered of each prompt from earlier steps: discounted Beta counts of success and failure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class BetaCounts:
+    """(a, b) per key: a <- rho a + successes, b <- rho b + failures, from (a0, b0) on; E p = a / (a + b).
+
+    At most `capacity` keys; the one updated longest ago is forgotten first. A graded reward r in [-1, 1] counts as
+    (1 + r) / 2 of a success.
+    """
+
+    def __init__(
+        self, *, discount: float = 0.9, initial: tuple[float, float] = (0.5, 0.5), capacity: int = 1_000_000
+    ) -> None:
+        """`discount` rho in (0, 1] per visit; `initial` (a0, b0), each > 0."""
+        if not (0 < discount <= 1 and min(initial) > 0 and capacity >= 1):
+            raise ValueError(
+                "needs 0 < discount <= 1, initial counts > 0 and capacity >= 1; "
+                f"got discount={discount}, initial={initial}, capacity={capacity}"
+            )
+        self._discount, self._initial, self._capacity = discount, initial, capacity
+        self._counts: dict[str, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._counts
+
+    def counts(self, key: str) -> tuple[float, float]:
+        """(a, b), the initial ones for an unknown key."""
+        return self._counts.get(key, self._initial)
+
+    def mean(self, key: str) -> float:
+        """E p = a / (a + b), in (0, 1)."""
+        a, b = self.counts(key)
+        return a / (a + b)
+
+    def add(self, key: str, reward_sum: float, num_rewards: int) -> None:
+        """Count one visit: `num_rewards` >= 1 rewards on [-1, 1] with this sum."""
+        a, b = self._counts.pop(key, self._initial)
+        successes = (num_rewards + reward_sum) / 2
+        self._counts[key] = (self._discount * a + successes, self._discount * b + num_rewards - successes)
+        if len(self._counts) > self._capacity:
+            del self._counts[next(iter(self._counts))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able: the counts by key, the oldest visit first."""
+        return {"counts": {key: list(counts) for key, counts in self._counts.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave; the most recent `capacity` keys are kept."""
+        if set(state) != {"counts"}:
+            raise ValueError(f"the state of Beta counts is counts, got {sorted(state)}")
+        recent = list(state["counts"].items())[-self._capacity :]
+        self._counts = {key: (float(a), float(b)) for key, (a, b) in recent}
