@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+
+from v05ray.value.features import STATISTICS, FeatureMap, statistics_tensor, text_statistics
+
+
+def statistic(text: str) -> dict[str, float]:
+    return dict(zip(STATISTICS, text_statistics(text), strict=True))
+
+
+def test_statistics_of_a_sum_worked_by_hand():
+    s = statistic("What is 12 + 345?")
+    assert s["log_chars"] == pytest.approx(math.log(18))
+    assert s["log_words"] == pytest.approx(math.log(6))
+    assert s["log_digits"] == pytest.approx(math.log(6))
+    assert s["log_numbers"] == pytest.approx(math.log(3))
+    assert s["log_longest_number"] == pytest.approx(math.log(4))
+    assert s["log_sum_of_number_lengths_squared"] == pytest.approx(math.log(1 + 4 + 9))
+    assert s["log_operators"] == pytest.approx(math.log(2))
+    assert s["log_questions"] == pytest.approx(math.log(2))
+    assert s["log_symbols"] == pytest.approx(math.log(3))
+    assert s["share_of_capitals"] == pytest.approx(1 / 17)
+    assert s["mean_word_length"] == pytest.approx(math.log(1 + 13 / 5))
+    assert s["log_latex_commands"] == s["log_lines"] == s["share_of_non_ascii"] == 0
+
+
+def test_statistics_of_notation_and_other_scripts():
+    s = statistic("求 $\\frac{1}{2}$\n")
+    assert s["log_latex_commands"] == pytest.approx(math.log(2))
+    assert s["log_math_marks"] == pytest.approx(math.log(7))
+    assert s["log_lines"] == pytest.approx(math.log(2))
+    assert s["share_of_non_ascii"] == pytest.approx(1 / 16)
+
+
+def test_an_empty_prompt_has_finite_statistics():
+    assert text_statistics("") == [0.0] * len(STATISTICS)
+
+
+def fitted(num_rows: int = 40) -> tuple[FeatureMap, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    embeddings = torch.randn(num_rows, 12) * torch.linspace(2, 0.1, 12)
+    statistics = statistics_tensor([f"{'9' * (i % 7)} word{i}" for i in range(num_rows)])
+    features = FeatureMap(12, 3, bottleneck=4)
+    features.fit(embeddings, statistics)
+    return features.eval(), embeddings, statistics
+
+
+def test_projected_columns_are_the_principal_components():
+    features, embeddings, statistics = fitted()
+    columns = features(embeddings, statistics)[:, :3].double()
+    _, singular, right = torch.linalg.svd((embeddings - embeddings.mean(0)).double())
+    expected = (embeddings - embeddings.mean(0)).double() @ right[:3].T
+    scale = float(features.scale)
+    assert torch.allclose(columns.abs() * scale, expected.abs(), atol=1e-4)
+    assert torch.allclose(columns.std(0, correction=0) * scale * math.sqrt(40), singular[:3], atol=1e-3)
+
+
+def test_statistics_columns_are_standardised_and_constant_ones_stay_finite():
+    features, embeddings, statistics = fitted()
+    columns = features(embeddings, statistics)[:, 3:]
+    assert torch.allclose(columns.mean(0), torch.zeros(len(STATISTICS)), atol=1e-5)
+    assert bool(columns.isfinite().all())
+
+
+def test_the_residual_starts_at_zero_and_reaches_every_projected_column_once_trained():
+    features, embeddings, statistics = fitted()
+    before = features(embeddings, statistics)
+    with torch.no_grad():
+        features.residual[-1].bias += 1.0
+    after = features(embeddings, statistics)
+    assert torch.allclose(after[:, :3], before[:, :3] + 1.0)
+    assert torch.equal(after[:, 3:], before[:, 3:])
+
+
+def test_too_small_a_corpus_is_refused():
+    with pytest.raises(ValueError, match="3 components need more rows"):
+        fitted(3)

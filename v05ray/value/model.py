@@ -1,0 +1,243 @@
+"""V0 in one process: support pairs in, a prior per prompt out.
+
+`ValueModel.load(config)` picks the backend; `predict` conditions it on a seeded sample of the support and answers. A
+value actor is a shell around this class. Scale: support scores and priors live in [-1, 1]; p = (score + 1) / 2 and
+V = 2p - 1 are converted here and nowhere else.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from v05ray.config import ValueConfig
+from v05ray.registry import ConfigError
+from v05ray.types import Prior, Prompt, SupportExample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from v05ray.value.bundle import BundleInfo
+    from v05ray.value.embedding import EmbeddingCache
+    from v05ray.value.features import FeatureMap
+    from v05ray.value.head import ValueHead
+
+log = logging.getLogger(__name__)
+
+V_MAX = 0.95
+"""Priors are clipped to [-V_MAX, V_MAX]: beyond it one surprising reward gives an advantage of -10."""
+
+
+class Backend(Protocol):
+    """Answers with success probabilities, given who solved what."""
+
+    name: str
+
+    def probabilities(
+        self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object
+    ) -> list[float]:
+        """One p in [0, 1] per query. `labels` lie in [0, 1]; an equal `key` means an equal support."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Numbers since the start, such as `truncated`."""
+        ...
+
+
+def base_rate(scores: Sequence[float]) -> float:
+    """Laplace's estimate (sum p + 1) / (n + 2) of the success probability, from scores in [-1, 1]; .5 for none."""
+    return (sum((score + 1) / 2 for score in scores) + 1) / (len(scores) + 2)
+
+
+class BaseRateBackend:
+    """The same answer for every prompt: how often the recent policy succeeds."""
+
+    name = "base_rate"
+
+    def probabilities(
+        self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object
+    ) -> list[float]:
+        """Laplace's base rate of the labels, once per query."""
+        rate = (sum(labels) + 1) / (len(labels) + 2)
+        return [rate] * len(queries)
+
+    def counters(self) -> dict[str, int]:
+        """Nothing to count."""
+        return {}
+
+
+class EmbeddedBackend:
+    """MiniLM features and the small head, from a bundle; an unchanged support is run through the head only once."""
+
+    name = "bundle"
+
+    def __init__(
+        self,
+        features: "FeatureMap",
+        head: "ValueHead",
+        info: "BundleInfo",
+        encoder: "EmbeddingCache",
+        num_threads: int | None = None,
+    ) -> None:
+        self.features, self.head, self.info = features, head, info
+        self.encoder = encoder
+        self._num_threads = num_threads
+        self._key: object = None
+        self._support_cache: Any = None
+        self.num_cache_hits = 0
+
+    @classmethod
+    def from_file(cls, bundle: Path, cache: Path | None, num_threads: int | None) -> "EmbeddedBackend":
+        """Loads a bundle strictly; the backbone itself is loaded at the first text that `cache` lacks."""
+        from v05ray.value.bundle import load_bundle
+        from v05ray.value.embedding import MINILM_ID, EmbeddingCache, MeanPooledEncoder, minilm_folder
+
+        features, head, info = load_bundle(bundle)
+        if info.backbone != MINILM_ID:
+            raise ConfigError(f"value bundle {bundle} needs the backbone {info.backbone!r}, v05ray has {MINILM_ID!r}")
+        minilm_folder()  # say now, not at the first prompt, that the package is missing
+        encoder = EmbeddingCache(MeanPooledEncoder.minilm, cache, model_id=MINILM_ID, width=info.embedding_width)
+        return cls(features, head, info, encoder, num_threads)
+
+    def columns(self, texts: Sequence[str]) -> "Tensor":
+        """Feature columns [N, D] of some texts."""
+        import torch
+
+        from v05ray.value.features import statistics_tensor
+
+        embeddings = torch.from_numpy(self.encoder.encode(texts).vectors_NH)
+        return self.features(embeddings, statistics_tensor(texts))
+
+    def probabilities(
+        self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object
+    ) -> list[float]:
+        """sigmoid(a * margin + b) with the bundle's calibration (a, b)."""
+        import torch
+
+        from v05ray.value.embedding import torch_threads
+
+        with torch_threads(self._num_threads), torch.inference_mode():
+            if self._support_cache is None or self._key != key:
+                labels_S = torch.tensor(labels, dtype=torch.float32)
+                if self.info.hard_labels:
+                    labels_S = (labels_S >= 0.5).float()
+                self._support_cache = self.head.condition(self.columns(support), labels_S)
+                self._key = key
+            else:
+                self.num_cache_hits += 1
+            margins_Q = self.head.cached_margins(self._support_cache, self.columns(queries))
+            slope, intercept = self.info.calibration
+            return torch.sigmoid(slope * margins_Q + intercept).tolist()
+
+    def counters(self) -> dict[str, int]:
+        """Texts truncated and embedded so far, and calls answered from the support cache."""
+        return {
+            "truncated": self.encoder.num_truncated,
+            "embedded": self.encoder.num_computed,
+            "support_cache_hits": self.num_cache_hits,
+        }
+
+
+@dataclass
+class ValueModel:
+    """The value model as the training loop sees it."""
+
+    backend: Backend
+    support_size: int
+    min_support: int
+    choice: str
+    """Which backend was taken and why, in one line."""
+    v_max: float = V_MAX
+    counters: dict[str, int] = field(default_factory=lambda: {"nonfinite": 0, "clipped": 0, "duplicates": 0})
+
+    @classmethod
+    def load(cls, config: ValueConfig, *, cache: Path | None = None, announce: bool = True) -> "ValueModel":
+        """Builds what `config.backend` names and logs the choice.
+
+        `cache` is the embeddings' SQLite file, None for memory alone. Raises `ConfigError` where the named backend
+        cannot be had; `auto` falls through to the next one and says why.
+        """
+        backend, choice = _choose(config, cache)
+        if announce:
+            log.info(choice)
+        return cls(backend, config.support_size, config.min_support, choice)
+
+    def predict(
+        self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
+    ) -> list[Prior]:
+        """One prior per prompt, in order, conditioned on up to `support_size` pairs drawn with `seed`.
+
+        Under `min_support` pairs, and with the base-rate backend, every prior is the base rate of all pairs and says so
+        in its origin. Raises `ValueError` for scores outside [-1, 1]; never answers NaN.
+        """
+        if not prompts:
+            return []
+        check_scores(support)
+        if len(support) < self.min_support or self.backend.name == "base_rate":
+            value = self._clip(2 * base_rate([pair.score for pair in support]) - 1)
+            return [Prior(prompt.prompt_id, value, policy_version, "base_rate") for prompt in prompts]
+        chosen = sample_support(support, self.support_size, seed)
+        texts = [pair.text for pair in chosen]
+        labels = [(pair.score + 1) / 2 for pair in chosen]
+        # A prompt asked twice is computed once; the answer is the same.
+        unique = list(dict.fromkeys(prompt.text for prompt in prompts))
+        self.counters["duplicates"] += len(prompts) - len(unique)
+        probabilities = self.backend.probabilities(unique, texts, labels, (tuple(texts), tuple(labels)))
+        values = {
+            text: self._clip(2 * probability - 1) for text, probability in zip(unique, probabilities, strict=True)
+        }
+        return [Prior(prompt.prompt_id, values[prompt.text], policy_version, "v0") for prompt in prompts]
+
+    def _clip(self, value: float) -> float:
+        if not math.isfinite(value):
+            self.counters["nonfinite"] += 1
+            raise ValueError(f"the value model ({self.choice}) gave {value}; its weights or features are broken")
+        clipped = max(-self.v_max, min(self.v_max, value))
+        self.counters["clipped"] += clipped != value
+        return clipped
+
+    def metrics(self) -> dict[str, float]:
+        """Counters since the start under `v05/value_*`."""
+        return {f"v05/value_{name}": float(n) for name, n in {**self.counters, **self.backend.counters()}.items()}
+
+
+def check_scores(support: Sequence[SupportExample]) -> None:
+    """Raises `ValueError` for the first score that is not a number in [-1, 1]."""
+    for pair in support:
+        if not -1 <= pair.score <= 1:
+            raise ValueError(
+                f"support pair {pair.prompt_id!r} has score {pair.score}, expected a mean reward in [-1, 1]"
+            )
+
+
+def sample_support(support: Sequence[SupportExample], size: int, seed: int) -> list[SupportExample]:
+    """`size` pairs without replacement in their own order, or all of them; equal seeds give equal samples."""
+    if len(support) <= size:
+        return list(support)
+    chosen = sorted(random.Random(seed).sample(range(len(support)), size))
+    return [support[i] for i in chosen]
+
+
+def _choose(config: ValueConfig, cache: Path | None) -> tuple[Backend, str]:
+    from v05ray.value.bundle import BUILT_IN
+
+    bundle = config.bundle or BUILT_IN
+    if config.backend == "base_rate":
+        return BaseRateBackend(), "value model: base_rate, as value.backend says"
+    if config.backend == "published":
+        return _published(config, cache)
+    if config.backend == "bundle" or config.bundle is not None:
+        why = "as value.bundle says" if config.bundle is not None else "as value.backend says"
+        return EmbeddedBackend.from_file(bundle, cache, config.num_threads), f"value model: bundle {bundle.name}, {why}"
+    try:
+        backend = EmbeddedBackend.from_file(bundle, cache, config.num_threads)
+    except ConfigError as error:
+        return BaseRateBackend(), f"value model: base_rate (auto), since {error}"
+    return backend, f"value model: bundle {bundle.name} (auto), the one in the package; no published weights are named"
+
+
+def _published(config: ValueConfig, cache: Path | None) -> tuple[Backend, str]:
+    raise ConfigError("value.backend=published needs the published weights; see v05ray.value.published")
