@@ -1,0 +1,230 @@
+"""One vLLM engine, called from one thread. Everything that knows vLLM is in this file.
+
+What is not obvious about vLLM, each found by a test that failed without it:
+- On CPU, tied embeddings go stale: a reload leaves the packed output projection old (log-probs off by 0.4 to 1.2).
+- On CPU, a per-request seed with chunked prefill ends the engine; so prefill is not chunked there.
+- Only `processed_logprobs` are those of the distribution that was sampled (temperature and top-p included).
+- The prefix cache is not emptied, silently, while requests run; so a reload demands that none does.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.registry import ConfigError
+from v05ray.types import FinishReason, Sampling
+from v05ray.weights import Bucket, check_names, unpack
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+CPU_BLOCK_TOKENS = 32
+"""Tokens of one block of the KV cache on CPU: what a prompt shares is counted in whole blocks."""
+
+CPU_BATCH_TOKENS = 4096
+"""Most tokens of one batch on CPU, where a prompt must fit into one batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One finished (or aborted) request."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    """[T]"""
+    logprobs: tuple[float, ...]
+    """[T]"""
+    finish_reason: FinishReason
+
+
+class VllmCore:
+    """Builds the engine, and drives it step by step. Not thread-safe: one thread makes it, calls it and closes it."""
+
+    def __init__(
+        self, model_path: Path, generators: GeneratorsConfig, model: ModelConfig, *, log_file: Path | None = None
+    ) -> None:
+        if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
+            raise ConfigError(
+                "the generator's environment is not set (VLLM_ENABLE_V1_MULTIPROCESSING is not 0); set"
+                " v05ray.generation.environment.environment(...) before the process imports torch"
+            )
+        self._shapes = checkpoint_shapes(model_path)
+        _route_logs(log_file)
+
+        import torch
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        arguments = _engine_arguments(generators, model, on_gpu=torch.cuda.is_available())
+        try:
+            self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(model_path), **arguments))
+        except ValueError as error:  # settings that vLLM cannot serve; another try would not help
+            raise ConfigError(f"vLLM cannot serve {model_path} with {arguments}: {error}") from error
+        self._tokenizer = self._engine.get_tokenizer()
+        self._internal_ids: dict[str, str] = {}
+        self._closed = False
+
+    def add(self, request_id: str, token_ids: Sequence[int], seed: int, sampling: Sampling) -> None:
+        """Queues one request; raises `ConfigError` for one that vLLM will not take."""
+        from vllm.inputs import TokensPrompt
+
+        try:
+            self._internal_ids[request_id] = self._engine.add_request(
+                request_id, TokensPrompt(prompt_token_ids=list(token_ids)), _sampling_params(seed, sampling)
+            )
+        except ValueError as error:  # vLLM's word for a bad request; anything else is a broken engine
+            raise ConfigError(f"the engine refused a request with {sampling}: {error}") from error
+
+    def step(self) -> list[Output]:
+        """One batch; returns the requests that ended with it."""
+        return [self._output(finished) for finished in self._engine.step() if finished.finished]
+
+    def abort(self, request_ids: Iterable[str]) -> list[Output]:
+        """Ends requests at once; returns what they had got so far."""
+        outputs = []
+        states = self._engine.output_processor.request_states
+        for request_id in request_ids:
+            internal_id = self._internal_ids.pop(request_id)
+            # vLLM forgets an aborted request without a word, so its tokens are taken from it before.
+            state = states[internal_id]
+            token_ids = tuple(state.detokenizer.output_token_ids) if state.detokenizer else ()
+            entries = state.logprobs_processor.logprobs if state.logprobs_processor else None
+            outputs.append(Output(request_id, token_ids, _sampled_logprobs(token_ids, entries), "abort"))
+            self._engine.abort_request([internal_id], internal=True)
+        return outputs
+
+    def check(self, buckets: Iterable[Bucket]) -> None:
+        """Raises `WeightsError` unless the bundle's tensors are the model's own, by name and shape."""
+        # A projection tied to the embedding is stored by some and not by others; old models store a derived buffer.
+        optional = ["lm_head.weight"] if self._tied else []
+        optional += [name for name in self._shapes if name.endswith("rotary_emb.inv_freq")]
+        check_names(buckets, self._shapes, optional=optional)
+
+    def load(self, buckets: Iterable[Bucket]) -> None:
+        """Puts a checked bundle in place. No request may be live; when this raises, the weights are a mixture."""
+        if self._internal_ids:
+            raise RuntimeError(f"weights cannot change under {len(self._internal_ids)} live requests")
+        bundle = list(buckets)
+        self._engine.collective_rpc(lambda worker: _reload(worker, bundle))
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache of the old weights")
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text without special tokens. May be called from any one other thread."""
+        return cast(str, self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def close(self) -> None:
+        """Gives memory and the process group back, so that the process can build another engine."""
+        if self._closed:
+            return
+        self._closed = True
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._engine.engine_core.shutdown()
+        del self._engine
+        cleanup_dist_env_and_memory()
+
+    @property
+    def _tied(self) -> bool:
+        return bool(getattr(self._engine.model_config.hf_config, "tie_word_embeddings", False))
+
+    def _output(self, finished: Any) -> Output:
+        completion = finished.outputs[0]
+        del self._internal_ids[finished.request_id]
+        if completion.finish_reason not in ("stop", "length"):
+            raise RuntimeError(f"vLLM ended a request with {completion.finish_reason!r}")
+        token_ids = tuple(completion.token_ids)
+        return Output(
+            finished.request_id, token_ids, _sampled_logprobs(token_ids, completion.logprobs), completion.finish_reason
+        )
+
+
+def checkpoint_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a model folder's safetensors files, from their headers alone."""
+    from safetensors import safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(Path(model_path).glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    if not shapes:
+        raise ConfigError(f"{model_path} holds no *.safetensors; save the model in that format")
+    return shapes
+
+
+def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig, *, on_gpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "dtype": model.dtype,
+        "max_model_len": model.max_length,
+        "max_num_seqs": generators.max_num_seqs,
+        "trust_remote_code": model.trust_remote_code,
+        "logprobs_mode": "processed_logprobs",
+        # Between two steps nothing is in flight: that is what makes it safe to change the weights there.
+        "async_scheduling": False,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "seed": 0,
+    }
+    if on_gpu:
+        return arguments | {"gpu_memory_utilization": generators.gpu_memory_utilization}
+    return arguments | {
+        "enforce_eager": True,  # compiling takes longer than it saves
+        "block_size": CPU_BLOCK_TOKENS,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(CPU_BATCH_TOKENS, model.max_length),
+        "kv_cache_memory_bytes": generators.kv_cache_mib << 20,
+    }
+
+
+def _sampling_params(seed: int, sampling: Sampling) -> "SamplingParams":
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        stop_token_ids=list(sampling.stop_token_ids) or None,
+        seed=None if sampling.temperature == 0 else seed,
+        logprobs=0,  # of the sampled token alone
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _sampled_logprobs(token_ids: Sequence[int], entries: Any) -> tuple[float, ...]:
+    """[T] from vLLM's one mapping per position, token id -> log-probability."""
+    return tuple(float(entry[token].logprob) for token, entry in zip(token_ids, entries or [], strict=True))
+
+
+def _reload(worker: Any, buckets: list[Bucket]) -> None:
+    """Runs inside vLLM's worker: the checkpoint's tensors through the loader that the model was loaded with."""
+    worker.reload_weights(weights_iterator=unpack(buckets))
+    projection = getattr(worker.model_runner.get_model(), "lm_head", None)
+    method = getattr(projection, "quant_method", None)
+    if worker.device.type == "cpu" and method is not None:
+        # A tied projection was packed for the CPU's kernels at the start; the reload does not pack it again.
+        method.process_weights_after_loading(projection)
+
+
+def _route_logs(log_file: Path | None) -> None:
+    """All of vLLM's log to the owner's file, or else its errors alone to stderr; never anything to stdout."""
+    logger = logging.getLogger("vllm")
+    if log_file is None:
+        handler: logging.Handler = logging.StreamHandler(sys.stderr)
+        handler.setLevel(logging.ERROR)
+    else:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(log_file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for old in list(logger.handlers):
+        logger.removeHandler(old)
+        old.close()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,31 @@
+"""Environment variables of a generator's process."""
+
+from v05ray.config import GeneratorsConfig
+
+
+def environment(generators: GeneratorsConfig) -> dict[str, str]:
+    """What must be set before the process imports torch or vLLM (the actor's `runtime_env`).
+
+    With `num_gpus` > 0 the ones that only the CPU build wants are left out.
+    """
+    variables = {
+        # The engine core runs in this process: no children to orphan, and a weight update is a function call.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        # `core` gives vLLM's logger its one handler; vLLM's own would write to stdout.
+        "VLLM_CONFIGURE_LOGGING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        # One process talks to nobody but itself.
+        "VLLM_HOST_IP": "127.0.0.1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if generators.num_gpus == 0:
+        threads = str(generators.num_threads)
+        variables |= {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            # Some of vLLM's functions are compiled even in eager mode: 2 to 9 s at the first request, for nothing.
+            "TORCHDYNAMO_DISABLE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+    return variables
