@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from v05ray import durable
-from v05ray.recorded import Conservation, RecordedGroup, RecordedRollout, group_problems
+from v05ray.recorded import Conservation, RecordedGroup, RecordedRollout, group_problems, num_given_up
 from v05ray.types import Decision, Draw, Prior, RolloutGroup, Stop
 
 GREEDY_INDEX = -1
@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 ROLLOUT_SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
-        ("seal_order", pa.int32()),  # position in which the prompt's group was sealed, from 0
+        ("position", pa.int32()),  # of the prompt in the batch, from 0
         ("prompt_id", pa.string()),
         ("prompt", pa.string()),
         ("answer", pa.string()),
@@ -54,7 +54,7 @@ ROLLOUT_SCHEMA = pa.schema(
 DECISION_SCHEMA = pa.schema(
     [
         ("step", pa.int32()),
-        ("seal_order", pa.int32()),
+        ("position", pa.int32()),
         ("prompt_id", pa.string()),
         ("sequence", pa.int32()),  # of the prompt's decisions, from 0
         ("action", pa.string()),  # draw | stop
@@ -96,7 +96,7 @@ def _rollout_rows(
             in_group = index < len(group.scored)
             yield {
                 "step": step,
-                "seal_order": order,
+                "position": order,
                 "prompt_id": prompt.prompt_id,
                 "prompt": prompt.text,
                 "answer": prompt.answer,
@@ -123,7 +123,7 @@ def _decision_rows(step: int, groups: Sequence[RolloutGroup]) -> Iterable[dict[s
             action = decision.action
             yield {
                 "step": step,
-                "seal_order": order,
+                "position": order,
                 "prompt_id": group.prompt.prompt_id,
                 "sequence": sequence,
                 "action": "draw" if isinstance(action, Draw) else "stop",
@@ -185,10 +185,10 @@ class LedgerWriter:
         advantages: Mapping[str, Sequence[float]],
         meta: Mapping[str, Any],
     ) -> None:
-        """Record one step: its groups in the order in which they were sealed.
+        """Record one step: its groups in batch order (which replay needs).
 
         `advantages[prompt_id][K]` follows the group's sample order; a prompt without an entry gave no samples. `meta`
-        holds what a replay needs, JSON values only: the rule and its options, `n_max`, `halt_fraction`, `mode`, ...
+        holds what a replay needs, JSON values only: `rule` (name and options), `halt_fraction`, `mode`, `on_halt`, ...
         A step that exists is replaced, and later ones are removed. Raises `LedgerError` when the disk refuses,
         `ValueError` for advantages that do not fit their group or a prompt that occurs twice.
         """
@@ -271,41 +271,37 @@ class LedgerReader:
         return _read_marker(self._marker(step))["meta"]
 
     def rollouts(self, step: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of `ROLLOUT_SCHEMA`, of one step or of all, ordered by step, seal and sample."""
+        """Rows of `ROLLOUT_SCHEMA`, of one step or of all, ordered by step, position and sample."""
         return self._read("rollouts", step, columns)
 
     def decisions(self, step: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of `DECISION_SCHEMA`, of one step or of all, ordered by step, seal and sequence."""
+        """Rows of `DECISION_SCHEMA`, of one step or of all, ordered by step, position and sequence."""
         return self._read("decisions", step, columns)
 
     def check_conservation(self) -> Conservation:
         """Is every draw scored exactly once? See `Conservation`."""
         problems: list[str] = []
-        num_prompts = num_drawn = num_scored = 0
+        num_prompts = num_drawn = num_scored = num_aborted = 0
         steps = self.steps
         for step in steps:
-            groups, meta = self.groups(step), self.meta(step)
-            num_prompts += len(groups)
-            missing = 0
-            for group in groups:
-                drawn, scored = group.num_drawn, len(group.rollouts)
-                num_drawn += drawn
-                num_scored += scored
-                missing += max(0, drawn - scored)
-                problems += [f"step {step}, prompt {group.prompt_id!r}: {p}" for p in group_problems(group, meta)]
-            if missing != meta.get("num_aborted", 0):
-                aborted = meta.get("num_aborted", 0)
-                problems.append(f"step {step}: {missing} draws were never scored, {aborted} were aborted")
-        return Conservation(len(steps), num_prompts, num_drawn, num_scored, tuple(problems))
+            meta = self.meta(step)
+            for group in self.groups(step):
+                num_prompts += 1
+                num_drawn += group.num_drawn
+                num_scored += len(group.rollouts)
+                num_aborted += num_given_up(group, meta)
+                place = f"step {step}, prompt {group.prompt_id!r}"
+                problems += [f"{place}: {problem}" for problem in group_problems(group, meta)]
+        return Conservation(len(steps), num_prompts, num_drawn, num_scored, num_aborted, tuple(problems))
 
     def groups(self, step: int) -> list[RecordedGroup]:
-        """The step's groups in the order in which they were sealed."""
+        """The step's groups in batch order."""
         decided: dict[int, list[dict[str, Any]]] = {}
         for row in self.decisions(step).to_pylist():
-            decided.setdefault(row["seal_order"], []).append(row)
+            decided.setdefault(row["position"], []).append(row)
         drawn: dict[int, list[dict[str, Any]]] = {}
         for row in self.rollouts(step).to_pylist():
-            drawn.setdefault(row["seal_order"], []).append(row)
+            drawn.setdefault(row["position"], []).append(row)
         return [_group(step, decided.get(order, []), drawn.get(order, [])) for order in sorted({*decided, *drawn})]
 
     def _marker(self, step: int) -> Path:

@@ -75,6 +75,8 @@ class Conservation:
     num_drawn: int
     """Rollouts that the decisions ordered."""
     num_scored: int
+    num_aborted: int
+    """Given up when the batch halted (`on_halt: abort`)."""
     problems: tuple[str, ...]
 
     @property
@@ -83,12 +85,18 @@ class Conservation:
         return not self.problems
 
 
+def num_given_up(group: RecordedGroup, meta: Mapping[str, Any]) -> int:
+    """Rollouts in flight that the halt aborted: only in a group that it sealed, and only with `on_halt: abort`."""
+    halted = group.stop is not None and group.stop.reason == "halted"
+    return max(0, group.num_drawn - len(group.rollouts)) if halted and meta.get("on_halt") == "abort" else 0
+
+
 def group_problems(group: RecordedGroup, meta: Mapping[str, Any]) -> Iterable[str]:
-    """What is wrong with one group; `meta` may hold `rule` (with `n_max`) and `num_aborted` (draws given up)."""
+    """What is wrong with one group; `meta` is its step's, with `rule` (and its `n_max`) and `on_halt`."""
     scored = len(group.rollouts)
     if scored > group.num_drawn:
         yield f"{scored} rollouts scored, {group.num_drawn} drawn"
-    if scored < group.num_drawn and not meta.get("num_aborted"):
+    if scored + num_given_up(group, meta) < group.num_drawn:
         yield f"{group.num_drawn} rollouts drawn, {scored} scored"
     indices = [rollout.sample_index for rollout in group.rollouts]
     if len(set(indices)) != scored:

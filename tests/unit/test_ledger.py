@@ -49,7 +49,7 @@ def test_rows_hold_what_was_drawn(tmp_path):
     rows = LedgerReader(tmp_path).rollouts(12).to_pylist()
     assert rows[1] == {
         "step": 12,
-        "seal_order": 0,
+        "position": 0,
         "prompt_id": "p1",
         "prompt": "What is 1 + 2?",
         "answer": "3",
@@ -70,7 +70,7 @@ def test_rows_hold_what_was_drawn(tmp_path):
     decisions = LedgerReader(tmp_path).decisions(12).to_pylist()
     assert decisions[1] == {
         "step": 12,
-        "seal_order": 0,
+        "position": 0,
         "prompt_id": "p1",
         "sequence": 1,
         "action": "draw",
@@ -189,8 +189,12 @@ def test_conservation_knows_the_cap_and_the_aborted(tmp_path):
     writer = LedgerWriter(tmp_path)
     writer.append_step(1, [make_group()], {}, META | {"rule": {"name": "osla", "n_max": 2}})
     group = make_group()
-    writer.append_step(2, [replace(group, scored=group.scored[:2])], {}, META | {"num_aborted": 1})
+    halted = Stop("p1", "halted")
+    decisions = (*group.decisions[:2], replace(group.decisions[2], action=halted))
+    aborted = replace(group, scored=group.scored[:2], stop=halted, decisions=decisions)
+    writer.append_step(2, [aborted], {}, META | {"on_halt": "abort"})
     report = LedgerReader(tmp_path).check_conservation()
+    assert (report.num_drawn, report.num_scored, report.num_aborted) == (6, 5, 1)
     assert report.problems == ("step 1, prompt 'p1': 3 rollouts drawn, n_max is 2",)
 
 
