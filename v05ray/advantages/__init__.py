@@ -3,7 +3,20 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from v05ray.advantages import fused, group_mean
+from v05ray.advantages import (
+    bnpo,
+    ebpo,
+    fused,
+    group_mean,
+    ha_dw,
+    james_stein,
+    krpo,
+    opo,
+    quantile,
+    remax,
+    spo,
+    whitened,
+)
 from v05ray.advantages.base import (
     ESTIMATORS,
     Advantages,
@@ -22,10 +35,20 @@ __all__ = [
     "Need",
     "Scope",
     "advantage",
+    "bnpo",
     "build",
+    "ebpo",
     "fused",
     "get",
     "group_mean",
+    "ha_dw",
+    "james_stein",
+    "krpo",
+    "opo",
+    "quantile",
+    "remax",
+    "spo",
+    "whitened",
 ]
 
 

@@ -122,7 +122,7 @@ class _EmpiricalBayes(_Fused, Protocol):
     def observe(self, groups: Sequence[GroupView]) -> None:
         """Count each group's (clipped) prior against its cold-start rewards; groups of one say nothing."""
         check_groups(self, groups)
-        for group in groups:
+        for group in sorted(groups, key=lambda g: g.prompt_id):  # the order of sealing is chance
             if len(group.cold_rewards) >= 2:
                 self._error.add(self._bounds.clip(_prior(group)), group.cold_rewards)
 

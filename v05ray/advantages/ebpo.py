@@ -1,0 +1,71 @@
+"""Shrink the group's mean to a running global one: ebpo."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.stats.moments import RunningMean, mean, sample_variance
+
+
+@advantage("ebpo")
+class Ebpo(Estimator):
+    """A_i = r_i - [(1-S) mu + S mu_global], S = (s2/n) / (s2/n + tau2) (arXiv 2602.05165).
+
+    mu_global, the reward variance within prompts s2 and the variance between prompts' true means tau2 are decayed means
+    over earlier batches; before the first they are 0, 1 and 1. Unlike v05's, the prior is one number for all prompts.
+    """
+
+    def __init__(self, *, decay: float = 0.9) -> None:
+        """`decay` in (0, 1], per batch."""
+        self._centre = RunningMean(decay)
+        self._within = RunningMean(decay)
+        self._between = RunningMean(decay)
+
+    def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
+        """See the class."""
+        check_groups(self, groups)
+        centre = self._centre.value(default=0.0)
+        within, between = self._within.value(default=1.0), max(0.0, self._between.value(default=1.0))
+        results = []
+        for group in groups:
+            noise = within / len(group.rewards)
+            shrink = noise / (noise + between) if noise > 0 else 0.0
+            baseline = (1 - shrink) * mean(group.rewards) + shrink * centre
+            results.append(Advantages(tuple(r - baseline for r in group.rewards)))
+        return results
+
+    def observe(self, groups: Sequence[GroupView]) -> None:
+        """Add the batch's moments; groups of one rollout say nothing of the noise and are left out."""
+        usable = [group.rewards for group in groups if len(group.rewards) >= 2]
+        if not usable:
+            return
+        means = [mean(rewards) for rewards in usable]
+        noises = [sample_variance(rewards) for rewards in usable]
+        self._centre.add(mean(means))
+        self._within.add(mean(noises))
+        if len(usable) >= 2:
+            noise_of_means = mean([noise / len(rewards) for noise, rewards in zip(noises, usable, strict=True)])
+            self._between.add(sample_variance(means) - noise_of_means)
+
+    def metrics(self) -> Mapping[str, float]:
+        """`v05/ebpo_mean`, `v05/ebpo_within`, `v05/ebpo_between`."""
+        return {
+            "v05/ebpo_mean": self._centre.value(default=0.0),
+            "v05/ebpo_within": self._within.value(default=1.0),
+            "v05/ebpo_between": max(0.0, self._between.value(default=1.0)),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The three running means."""
+        return {
+            "centre": self._centre.state_dict(),
+            "within": self._within.state_dict(),
+            "between": self._between.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        check_state(self.name, state, {"centre", "within", "between"})
+        self._centre.load_state_dict(state["centre"])
+        self._within.load_state_dict(state["within"])
+        self._between.load_state_dict(state["between"])

@@ -1,0 +1,64 @@
+"""Group-relative advantages, reweighted by a difficulty anchor: ha_dw."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from v05ray.advantages.base import (
+    ESTIMATORS,
+    Advantages,
+    Estimator,
+    GroupView,
+    advantage,
+    check_groups,
+    check_state,
+)
+from v05ray.stats.moments import RunningMean, mean
+
+
+@advantage("ha_dw")
+class HaDw(Estimator):
+    """A_i lam exp(D |d|) on grpo's A, d = p - C, D = -sgn(A) sgn(d) (arXiv 2601.08521).
+
+    p is the group's success rate, C the decayed mean of the batches' accuracies so far (1/2 before the first). A mixed
+    group underrates success on hard prompts and overrates it on easy ones; the factor, in [lam/e, lam e], pushes back.
+    """
+
+    min_rollouts = 2
+
+    def __init__(self, *, lam: float = 1.0, decay: float = 0.9) -> None:
+        """`lam` > 0 scales all advantages; `decay` in (0, 1] of the history, per batch. The paper leaves both open."""
+        if not lam > 0:
+            raise ValueError(f"lam must be > 0, got {lam}")
+        self._lam = lam
+        self._anchor = RunningMean(decay)
+        self._base = ESTIMATORS.build("grpo", {})
+
+    def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
+        """See the class."""
+        check_groups(self, groups)
+        anchor = self._anchor.value(default=0.5)
+        results = []
+        for group, base in zip(groups, self._base.compute(groups), strict=True):
+            distance = (1 + mean(group.rewards)) / 2 - anchor
+            values = (a * self._lam * math.exp(-distance if a > 0 else distance) for a in base.values)
+            results.append(Advantages(tuple(values)))
+        return results
+
+    def observe(self, groups: Sequence[GroupView]) -> None:
+        """Add the batch's accuracy, each prompt counting once."""
+        if groups:
+            self._anchor.add(mean([(1 + mean(group.rewards)) / 2 for group in groups]))
+
+    def metrics(self) -> Mapping[str, float]:
+        """`v05/difficulty_anchor`: C in [0, 1]."""
+        return {"v05/difficulty_anchor": self._anchor.value(default=0.5)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The anchor's sums."""
+        return {"anchor": self._anchor.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        check_state(self.name, state, {"anchor"})
+        self._anchor.load_state_dict(state["anchor"])
