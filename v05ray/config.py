@@ -160,6 +160,12 @@ class ValueConfig(Section):
     """Pairs sampled to condition the head on."""
     min_support: int = Field(default=32, ge=4)
     """Below this many pairs the prior is the running base rate."""
+    recalibrate: bool = True
+    """Refit a Platt scaling of V0's answers to the recent groups after each step."""
+    fallback: bool = True
+    """Take the base rate for the prior while V0's recent skill is not above it."""
+    trust_window: int = Field(default=256, ge=64)
+    """Recent groups over which skill and calibration are judged."""
 
 
 class RewardsConfig(Section):
@@ -315,7 +321,7 @@ def make_config(written: Mapping[str, Any], *, where: str = "config") -> Config:
 
 def _check_across(config: Config) -> None:
     """What no single field can say: every named choice exists, and the recipe's needs are met."""
-    estimator = advantages.build(config.advantage.name, config.advantage.options)
+    estimator = advantages.build(config.advantage.name, **config.advantage.options)
     rule = budget.build(config.budget.rule.name, config.budget.rule.options)
     recipes.check_needs(estimator, rule, value_enabled=config.value.enabled)
     if config.value.support_size > config.value.support_capacity:

@@ -31,6 +31,7 @@ from v05ray.progress import Progress
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
 from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample, TrainSample
+from v05ray.value.trust import PriorTrust
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,10 @@ class Trainer:
         self._config, self._roles = config, roles
         self._stream, self._eval_prompts = stream, tuple(eval_prompts)
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
-        self._estimator = advantages.build(config.advantage.name, config.advantage.options)
+        self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
+        value = config.value
+        self._trust = PriorTrust(window=value.trust_window, recalibrate=value.recalibrate, fallback=value.fallback)
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.state = RunState()
 
@@ -99,6 +102,7 @@ class Trainer:
             "stream": self._stream,
             "support": self._support,
             "estimator": self._estimator,
+            "trust": self._trust,
         }
 
     async def resume(self, folder: Path) -> None:
@@ -106,6 +110,7 @@ class Trainer:
         saved = self._checkpoints.load(folder)
         for name, part in self._parts.items():
             part.load_state_dict(saved.state[name])
+        await self._roles.scheduler.load_state_dict(saved.state["scheduler"])
         await self._roles.learners.load(saved.learner_folder)
         self._ledger.truncate_after(self.state.step)
         await self._publish()
@@ -133,12 +138,12 @@ class Trainer:
         clock = Stopwatch()
         prompts = self._stream.next_batch()
         with clock("prior"):
-            priors = await self._priors(prompts, step)
+            raw_priors = await self._raw_priors(prompts, step)
         batch = BatchRequest(
             step=step,
             policy_version=self.state.step,
             prompts=prompts,
-            priors={prior.prompt_id: prior for prior in priors},
+            priors={prior.prompt_id: self._trust.transform(prior) for prior in raw_priors},
             sampling=self._sampling,
             greedy_reward="greedy" in self._estimator.needs,
         )
@@ -148,12 +153,12 @@ class Trainer:
         self.state.step = step
         with clock("update_weights"):
             await self._publish()
-        self._remember(groups)
+        self._remember(groups, raw_priors)
         with clock("ledger"):
             await asyncio.to_thread(self._ledger.append_step, step, groups, values, self._ledger_meta())
         return self._report(groups, values, actor_metrics, clock, await self._roles.scheduler.status())
 
-    async def _priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
+    async def _raw_priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
         if self._roles.values is None:
             return ()
         seed = derive_seed("support", self._config.run.seed, step)
@@ -165,7 +170,9 @@ class Trainer:
     ) -> tuple[list[RolloutGroup], dict[str, tuple[float, ...]]]:
         """Every sealed group and its advantages; the learners have seen all of them when this returns."""
         groups: list[RolloutGroup] = []
+        order = {prompt.prompt_id: index for index, prompt in enumerate(batch.prompts)}
         values: dict[str, tuple[float, ...]] = {}
+        streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
         self._progress.batch_started(batch.step, len(batch.prompts))
         with clock("step_rollout_and_learn"):
             async with _Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
@@ -173,9 +180,11 @@ class Trainer:
                     async for group in self._roles.scheduler.run(batch):
                         groups.append(group)
                         self._progress.group_sealed(group)
-                        if self._estimator.scope == "group":
+                        if streams:
                             self._learn_from([group], values, feeder)
-                if self._estimator.scope == "batch":
+                # In batch order: what was sealed first must not change sums, histories or the ledger.
+                groups.sort(key=lambda group: order[group.prompt.prompt_id])
+                if not streams:
                     self._learn_from(groups, values, feeder)
         return groups, values
 
@@ -190,9 +199,14 @@ class Trainer:
         weights = await self._roles.learners.weights(self.state.step)
         await self._roles.scheduler.load_weights(weights)
 
-    def _remember(self, groups: Sequence[RolloutGroup]) -> None:
+    def _remember(self, groups: Sequence[RolloutGroup], raw_priors: Sequence[Prior]) -> None:
         """The run's own history, from which the next step's priors and baselines are made."""
-        self._estimator.observe([GroupView.of(group) for group in groups])
+        views = [GroupView.of(group) for group in groups]
+        self._estimator.observe(views)
+        raw = {prior.prompt_id: prior.value for prior in raw_priors if prior.origin == "v0"}
+        self._trust.observe(
+            [(raw.get(view.prompt_id), fmean(view.cold_rewards), len(view.cold_rewards)) for view in views]
+        )
         for group in groups:
             score = fmean(group.rewards)
             self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self.state.step - 1))
@@ -227,6 +241,8 @@ class Trainer:
             {
                 **rollouts,
                 **prior_metrics(groups),
+                **(self._trust.metrics() if self._roles.values else {}),
+                **self._estimator.metrics(),
                 **actor_metrics,
                 **status,
                 **clock.metrics(),
@@ -259,6 +275,7 @@ class Trainer:
 
     async def _checkpoint(self) -> None:
         state = {name: part.state_dict() for name, part in self._parts.items()}
+        state["scheduler"] = await self._roles.scheduler.state_dict()
         await self._checkpoints.save(self.state.step, state, self._roles.learners.save)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from v05ray import layout
 from v05ray.actors.learner import RayLearnerGroup
@@ -43,8 +44,6 @@ class Outcome:
     folder: RunFolder
     state: RunState
     peak_bytes: int
-    tracking: str
-    """How to look at the experiment."""
     interrupted: bool
 
 
@@ -67,8 +66,8 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
         folder = new_folder(config.run.output_dir, config.run.name)
         folder.config.write_text(to_yaml(config))
     with PeakMemory() as memory, cluster(config, folder):
-        state, tracking, interrupted = asyncio.run(_train(config, prepared, folder, resume=resume is not None))
-    outcome = Outcome(folder, state, memory.peak_bytes, tracking, interrupted)
+        state, interrupted = asyncio.run(_train(config, prepared, folder, resume=resume is not None))
+    outcome = Outcome(folder, state, memory.peak_bytes, interrupted)
     folder.summary.write_text(json.dumps({**asdict(state), "peak_bytes": outcome.peak_bytes}, indent=1))
     return outcome
 
@@ -89,7 +88,7 @@ def cluster(config: Config, folder: RunFolder) -> Iterator[None]:
     # Ray puts sockets in there, whose paths may have at most 107 characters: never under the run's own folder.
     temp_dir = config.cluster.temp_dir or Path(tempfile.mkdtemp(prefix="v05ray-"))
     node = local_node(config)
-    context = ray.init(
+    context: Any = ray.init(
         address="local",
         num_cpus=int(node.resources["CPU"]),
         num_gpus=int(node.resources["GPU"]),
@@ -119,13 +118,17 @@ def check_resources_or_wait(config: Config) -> None:
         log.warning("%s; waiting up to %g s for the cluster to grow", reason, config.cluster.wait_s)
 
 
-async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resume: bool) -> tuple[RunState, str, bool]:
+async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resume: bool) -> tuple[RunState, bool]:
     checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
     latest = checkpoints.latest() if resume else None
     if resume and latest is None:
         raise ConfigError(f"{folder.path} holds no whole checkpoint to resume from; start anew without --resume")
     tracker = MlflowTracker(
-        config.tracking, run_dir=folder.path, output_dir=config.run.output_dir, name=config.run.name
+        folder.path,
+        uri=config.tracking.uri,
+        output_dir=config.run.output_dir,
+        experiment=config.tracking.experiment,
+        run_name=folder.path.name,
     )
     tracker.log_params(config.model_dump(mode="json"))
     tracker.log_artifact(folder.config)
@@ -148,7 +151,6 @@ async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resum
                     ledger=LedgerWriter(folder.ledger),
                     checkpoints=checkpoints,
                     progress=progress,
-                    folder=folder,
                 )
                 if latest is not None:
                     for skipped in latest.skipped:
@@ -161,7 +163,7 @@ async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resum
                 await roles.learners.export(folder.model)
     finally:
         tracker.close()
-    return state, tracker.how_to_look(), interrupted
+    return state, interrupted
 
 
 @contextlib.asynccontextmanager
@@ -169,7 +171,7 @@ async def start_roles(config: Config, folder: RunFolder, tracker: MlflowTracker)
     """Every actor, up and wired; ended again on leaving."""
     asked = layout.roles(config)
     groups = await reserve(asked, wait_s=config.cluster.wait_s)
-    reward_actor = (
+    reward_actor: Any = (
         ray.remote(RewardActor)
         .options(
             num_cpus=config.rewards.num_cpus,
@@ -182,7 +184,7 @@ async def start_roles(config: Config, folder: RunFolder, tracker: MlflowTracker)
     )
     rewards = RayRewardPool(reward_actor)
     generator_groups = {name: group for name, group in groups.items() if name.startswith("generator-")}
-    scheduler_actor = (
+    scheduler_actor: Any = (
         ray.remote(SchedulerActor)
         .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(groups["scheduler"]))
         .remote(config, rewards, generator_groups)
@@ -199,7 +201,7 @@ async def start_roles(config: Config, folder: RunFolder, tracker: MlflowTracker)
             log.warning("value model: %s", answers[-1])
         yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
     finally:
-        with contextlib.suppress(ray.exceptions.RayError):
+        with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(reward_actor.close.remote(), 10)
 
 

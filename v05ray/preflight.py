@@ -33,7 +33,6 @@ def prepare(config: Config) -> Prepared:
     check_model_folder(config)
     check_verifier(config.rewards)
     tokenizer = load_tokenizer(config)
-    max_prompt_tokens = config.model.max_length - config.sampling.max_tokens
     splits = load_splits(
         config.data,
         tokenizer,

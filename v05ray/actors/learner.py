@@ -81,7 +81,7 @@ class RayLearnerGroup:
 
         learner = config.learner
         self._timeout_s = learner.timeout_s
-        self._ranks = [
+        self._ranks: list[Any] = [
             ray.remote(LearnerActor)
             .options(
                 num_cpus=learner.num_cpus,
@@ -96,7 +96,10 @@ class RayLearnerGroup:
 
     async def setup(self) -> None:
         """Brings the gang up."""
-        address, port = await self._ranks[0].address.remote()
+        places = await asyncio.gather(*(rank.address.remote() for rank in self._ranks))
+        address, port = places[0]
+        if len({host for host, _ in places}) == 1:
+            address = "127.0.0.1"  # one machine: nothing has to cross a network
         await self._all("setup", address, port)
 
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:

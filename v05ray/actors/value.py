@@ -21,7 +21,7 @@ class ValueActor:
 
     def describe(self) -> str:
         """One line: which backend, and why."""
-        return self._model.describe()
+        return self._model.choice
 
     def predict(
         self, prompts: Sequence[Prompt], support: Sequence[SupportExample], policy_version: int, seed: int

