@@ -31,6 +31,8 @@ class Recipe:
     aggregation: Aggregation = "token_mean"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    mode: Literal["async", "rounds"] = "async"
+    """`rounds` where the rule allots over the whole batch."""
 
     @property
     def uses_prior(self) -> bool:
@@ -44,7 +46,7 @@ class Recipe:
         return deepcopy(
             {
                 "advantage": dict(self.advantage),
-                "budget": {"rule": dict(self.rule)},
+                "budget": {"rule": dict(self.rule)} | ({} if self.mode == "async" else {"mode": self.mode}),
                 "learner": {
                     "aggregation": self.aggregation,
                     "clip_low": self.clip_low,
@@ -57,17 +59,41 @@ class Recipe:
 
 _OSLA = {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}
 _FIXED = {"name": "fixed", "n": 16}
+_GRPO = {"name": "grpo"}
 
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("grpo", "arXiv 2402.03300", {"name": "grpo"}, _FIXED, aggregation="sequence_mean"),
-        Recipe("dr_grpo", "arXiv 2503.20783", {"name": "dr_grpo"}, _FIXED, aggregation="constant_length"),
-        Recipe("rloo", "arXiv 2402.14740", {"name": "rloo"}, _FIXED),
-        Recipe("v05", "arXiv 2603.10848", {"name": "v05"}, _OSLA),
-        Recipe("v05_loo", "arXiv 2603.10848, leave-one-out", {"name": "v05_loo"}, _OSLA),
-    )
-}
+_ALL = (
+    # V0.5 and its repairs
+    Recipe("v05", "arXiv 2603.10848", {"name": "v05"}, _OSLA),
+    Recipe("v05_loo", "arXiv 2603.10848, leave-one-out", {"name": "v05_loo"}, _OSLA),
+    Recipe("v05_eb", "ours: empirical Bayes", {"name": "v05_eb"}, _OSLA),
+    Recipe("v05_eb_loo", "ours: empirical Bayes, leave-one-out", {"name": "v05_eb_loo"}, _OSLA),
+    # The field's estimators, each with a fixed group
+    Recipe("grpo", "arXiv 2402.03300", _GRPO, _FIXED, aggregation="sequence_mean"),
+    Recipe("dr_grpo", "arXiv 2503.20783", {"name": "dr_grpo"}, _FIXED, aggregation="constant_length"),
+    Recipe("rloo", "arXiv 2402.14740", {"name": "rloo"}, _FIXED),
+    Recipe("reinforce_pp", "arXiv 2501.03262", {"name": "reinforce_pp"}, {"name": "fixed", "n": 1}),
+    Recipe("reinforce_pp_baseline", "arXiv 2501.03262", {"name": "reinforce_pp_baseline"}, _FIXED),
+    Recipe("remax", "arXiv 2310.10505", {"name": "remax"}, {"name": "fixed", "n": 1}),
+    Recipe("opo", "arXiv 2505.23585", {"name": "opo"}, _FIXED),
+    Recipe("bnpo", "arXiv 2506.02864", {"name": "bnpo"}, _FIXED),
+    Recipe("mc_grpo", "arXiv 2601.22582", {"name": "mc_grpo"}, {"name": "fixed", "n": 17}),
+    Recipe("qae", "arXiv 2509.22611", {"name": "qae"}, _FIXED, clip_high=0.28),
+    Recipe("ha_dw", "arXiv 2601.08521", {"name": "ha_dw"}, _FIXED),
+    Recipe("krpo", "arXiv 2505.07527", {"name": "krpo"}, _FIXED),
+    Recipe("spo", "arXiv 2509.13232", {"name": "spo"}, {"name": "fixed", "n": 1}),
+    Recipe("ebpo", "arXiv 2602.05165", {"name": "ebpo"}, _FIXED),
+    Recipe("james_stein", "arXiv 2511.03710", {"name": "james_stein"}, _FIXED),
+    # The field's budgets
+    Recipe("dapo", "arXiv 2503.14476", _GRPO, {"name": "dapo", "n": 16, "n_max": 64}, clip_high=0.28),
+    Recipe("reinforce_ada", "arXiv 2510.04996", _GRPO, {"name": "reinforce_ada", "n": 8, "n_max": 32}),
+    Recipe("pilot_commit", "arXiv 2605.26606", _GRPO, {"name": "pilot_commit"}),
+    Recipe("knapsack", "arXiv 2509.25849", _GRPO, {"name": "knapsack", "mean_rollouts": 8}),
+    Recipe("v0_allocation", "arXiv 2602.03584", _GRPO, {"name": "v0_allocation", "mean_rollouts": 8}),
+    Recipe("vip", "arXiv 2602.01601", {"name": "rloo"}, {"name": "vip", "mean_rollouts": 8}),
+    Recipe("hora", "arXiv 2605.07114", _GRPO, {"name": "hora", "mean_rollouts": 8}, mode="rounds"),
+)
+
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 """Every recipe by name."""
 
 

@@ -26,6 +26,13 @@ def test_v05_by_hand() -> None:
         "value": {"enabled": True},
     }
     assert recipes.get("grpo").defaults()["value"] == {"enabled": False}
+    assert recipes.get("vip").defaults()["value"] == {"enabled": True}  # the rule needs it, the estimator does not
+
+
+def test_every_estimator_and_every_rule_has_a_recipe() -> None:
+    used = [recipe.defaults() for recipe in RECIPES.values()]
+    assert {values["advantage"]["name"] for values in used} == set(advantages.ESTIMATORS.names)
+    assert {values["budget"]["rule"]["name"] for values in used} == set(budget.RULES.names)
 
 
 def test_defaults_are_fresh_copies() -> None:
@@ -36,6 +43,15 @@ def test_defaults_are_fresh_copies() -> None:
 def test_an_unknown_recipe_is_suggested_away() -> None:
     with pytest.raises(ConfigError, match="unknown recipe 'v05_lo'; did you mean 'v05_loo'"):
         recipes.get("v05_lo")
+
+
+def test_what_must_see_the_whole_batch_is_not_streamed_or_judged_alone() -> None:
+    whole, group = advantages.build("bnpo"), advantages.build("rloo")
+    with pytest.raises(ConfigError, match=r"'bnpo' needs the whole batch.*set learner.stream_tokens: 0 \(got 512\)"):
+        recipes.check_needs(whole, budget.FixedRule(4), value_enabled=False, stream_tokens=512)
+    with pytest.raises(ConfigError, match=r"'hora' allots over the whole batch.*set budget.mode: rounds"):
+        recipes.check_needs(group, budget.build("hora"), value_enabled=False)
+    recipes.check_needs(group, budget.FixedRule(4), value_enabled=False, stream_tokens=512)
 
 
 @pytest.mark.parametrize(
