@@ -1,0 +1,14 @@
+"""Prompts: read from what people have, template, tokenise, check, and deal out in batches.
+
+- `rows`        one record of a file, as a `Row` or as a `BadRow` with file, row and reason
+- `sources`     the registry, and the file formats: `jsonl`, `parquet`, `huggingface`
+- `procedural`  `reasoning_gym`: generated tasks with their own scorers
+- `loading`     sources to `Prompt`s: `load_prompts`, `load_splits`
+- `stream`      `PromptStream`, whose cursor is checkpointed
+"""
+
+from v05ray.data.loading import PromptTooLong, Splits, load_prompts, load_splits
+from v05ray.data.sources import sources
+from v05ray.data.stream import PromptStream
+
+__all__ = ["PromptStream", "PromptTooLong", "Splits", "load_prompts", "load_splits", "sources"]

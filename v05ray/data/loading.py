@@ -1,0 +1,239 @@
+"""From a data source to prompts that are ready to generate from.
+
+Policy, in one place:
+- A row that cannot be used (broken, or longer than the context) is refused with file, row and reason;
+  `data.skip_bad_rows` allows that many, counted and logged.
+- A row that repeats an earlier question with the same answer is left out and counted (DAPO's published file holds
+  each question a hundred times); with another answer, it is a bad row.
+- A training question that also stands in the loaded held-out prompts (same text but for case and white space) is left
+  out of training and counted: the held-out set stays as it was named.
+- A prompt's id is `SOURCE-ROWID` where the source has ids, else `SOURCE-HASH` of its text: the same question has the
+  same id in every run, however the file is cut or sorted.
+"""
+
+import hashlib
+import inspect
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from v05ray.config import DataConfig, Spec
+from v05ray.data import procedural  # noqa: F401  (registers `reasoning_gym`)
+from v05ray.data.rows import BadRow, Row
+from v05ray.data.sources import Source, sources
+from v05ray.registry import ConfigError
+from v05ray.seeding import derive_seed
+from v05ray.types import Prompt
+
+log = logging.getLogger(__name__)
+
+_TOKENIZE_CHUNK = 512
+"""Rows tokenised together: fast tokenizers work in parallel, and a limit of 200 does not tokenise the whole file."""
+
+
+class PromptTooLong(ConfigError):
+    """A prompt leaves no room for a response in the model's context."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training and held-out prompts that share no question."""
+
+    train: list[Prompt]
+    eval: list[Prompt]
+    counts: Mapping[str, int]
+    """What was left out: `train/bad_rows`, `train/repeats`, `train/in_eval`, `eval/bad_rows`, `eval/repeats`."""
+
+
+def load_prompts(
+    spec: Spec, data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, limit: int | None = None
+) -> list[Prompt]:
+    """The first `limit` (or all) usable prompts of one source, in its order.
+
+    `tokenizer` is a Hugging Face tokenizer; `max_prompt_tokens` is what the context leaves beside the response; `seed`
+    is for generated sources whose spec has none. Raises `ConfigError` for a source that cannot be read, is empty, or
+    has more bad rows than `data.skip_bad_rows`, and `PromptTooLong`.
+    """
+    return _Loader(spec, data, tokenizer, max_prompt_tokens).load(seed, limit, frozenset())[0]
+
+
+def load_splits(
+    data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, num_eval: int | None = None
+) -> Splits:
+    """Training prompts and the first `num_eval` held-out ones, disjoint by text; see the policy above."""
+    held_out: list[Prompt] = []
+    counts: Counter[str] = Counter()
+    if data.eval is not None:
+        loader = _Loader(data.eval, data, tokenizer, max_prompt_tokens)
+        held_out, left_out = loader.load(derive_seed("data", "eval", seed), num_eval, frozenset())
+        counts.update({f"eval/{name}": count for name, count in left_out.items()})
+    exclude = frozenset(_text_key(prompt.text) for prompt in held_out)
+    loader = _Loader(data.train, data, tokenizer, max_prompt_tokens)
+    train, left_out = loader.load(derive_seed("data", "train", seed), None, exclude)
+    counts.update({f"train/{name}": count for name, count in left_out.items()})
+    shared = {prompt.prompt_id for prompt in train} & {prompt.prompt_id for prompt in held_out}
+    if shared:
+        raise ConfigError(
+            f"{len(shared)} prompt ids stand for different questions in data.train and data.eval, such as "
+            f"{min(shared)!r}; give the two sources different `source` names, or drop `id_field`"
+        )
+    return Splits(train, held_out, dict(counts))
+
+
+class _Loader:
+    """Reads one source once."""
+
+    def __init__(self, spec: Spec, data: DataConfig, tokenizer: Any, max_prompt_tokens: int) -> None:
+        if max_prompt_tokens < 1:
+            raise ConfigError(
+                f"the context leaves {max_prompt_tokens} tokens for a prompt; "
+                "model.max_length must exceed sampling.max_tokens"
+            )
+        self._spec, self._data, self._max_prompt_tokens = spec, data, max_prompt_tokens
+        self._tokenize = _templating(data, tokenizer)
+        self._counts: Counter[str] = Counter()
+        self._answers: dict[str, tuple[str, str]] = {}
+
+    def load(self, seed: int, limit: int | None, exclude: frozenset[str]) -> tuple[list[Prompt], Counter[str]]:
+        """Prompts and the counts of what was left out; `exclude` holds text keys."""
+        source = self._build(seed)
+        sizes = [size for size in (source.size, limit) if size is not None]
+        wanted = min(sizes) if sizes else None
+        prompts: list[Prompt] = []
+        rows = self._usable(source, exclude)
+        while wanted is None or len(prompts) < wanted:
+            chunk = _TOKENIZE_CHUNK if wanted is None else min(_TOKENIZE_CHUNK, wanted - len(prompts))
+            taken = list(islice(rows, chunk))
+            if not taken:
+                break
+            prompts += self._prompts(taken)
+        self._check_enough(source, len(prompts), wanted)
+        _check_ids(prompts, source)
+        self._report(source, len(prompts))
+        return prompts, self._counts
+
+    def _build(self, seed: int) -> Source:
+        options = self._spec.options
+        if "seed" in inspect.signature(sources.builder(self._spec.name)).parameters and options.get("seed") is None:
+            options["seed"] = seed
+        return sources.build(self._spec.name, options)
+
+    def _usable(self, source: Source, exclude: frozenset[str]) -> Iterable[Row]:
+        for row in source.rows:
+            if isinstance(row, BadRow):
+                self._refuse(row, ConfigError)
+                continue
+            key = _text_key(row.question)
+            if key in exclude:
+                self._counts["in_eval"] += 1
+                continue
+            exact = "\x1e".join(f"{role}\x1f{content}" for role, content in row.messages)
+            earlier = self._answers.setdefault(exact, (row.answer, row.where))
+            if earlier[1] == row.where:
+                yield row
+            elif earlier[0] == row.answer:
+                self._counts["repeats"] += 1
+            else:
+                reason = f"asks what {earlier[1]} asks, with answer {row.answer!r:.40}, not {earlier[0]!r:.40}"
+                self._refuse(BadRow(row.where, reason), ConfigError)
+
+    def _prompts(self, rows: Sequence[Row]) -> list[Prompt]:
+        prompts = []
+        for row, tokens in zip(rows, self._tokenize(rows), strict=True):
+            if isinstance(tokens, BadRow):
+                self._refuse(tokens, ConfigError)
+                continue
+            prompt = Prompt(_prompt_id(row), row.question, tokens, row.answer, row.source, row.metadata)
+            if len(tokens) > self._max_prompt_tokens:
+                reason = (
+                    f"prompt {prompt.prompt_id!r} has {len(tokens)} tokens, and the context leaves "
+                    f"{self._max_prompt_tokens}; raise model.max_length, lower sampling.max_tokens, or allow its loss"
+                )
+                self._refuse(BadRow(row.where, reason), PromptTooLong)
+            else:
+                prompts.append(prompt)
+        return prompts
+
+    def _refuse(self, row: BadRow, error: type[ConfigError]) -> None:
+        """Counts a bad row, or raises when there are more than allowed."""
+        self._counts["bad_rows"] += 1
+        allowed = self._data.skip_bad_rows
+        if self._counts["bad_rows"] > allowed:
+            raise error(
+                f"{row.where}: {row.reason} (bad row {self._counts['bad_rows']}; "
+                f"data.skip_bad_rows allows {allowed}: mend the row, or raise it)"
+            )
+        log.warning("skipped %s: %s", row.where, row.reason)
+
+    def _check_enough(self, source: Source, found: int, wanted: int | None) -> None:
+        left_out = ", ".join(f"{count} {name}" for name, count in self._counts.items())
+        if source.size is not None and wanted is not None and found < wanted:
+            raise ConfigError(
+                f"{source.label}: only {found} distinct questions exist besides those left out ({left_out or 'none'}), "
+                f"but {wanted} are asked for; lower `size`, or widen `parameters`"
+            )
+        if found == 0 and wanted != 0:
+            raise ConfigError(
+                f"{source.label}: no prompts (left out: {left_out or 'none'}); check that the data is not empty"
+            )
+
+    def _report(self, source: Source, found: int) -> None:
+        left_out = ", ".join(f"{count} {name}" for name, count in self._counts.items())
+        log.info("%s: %d prompts (left out: %s)", source.label, found, left_out or "none")
+
+
+def _templating(data: DataConfig, tokenizer: Any) -> Callable[[Sequence[Row]], list[tuple[int, ...] | BadRow]]:
+    """A function from rows to token ids; what cannot work for any row is refused here."""
+    if data.chat_template and not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "the tokenizer has no chat template; set data.chat_template: false to give questions as they are"
+        )
+    if data.system_prompt is not None and not data.chat_template:
+        raise ConfigError("data.system_prompt needs data.chat_template: true; a raw question has no system message")
+
+    def render(row: Row) -> str | BadRow:
+        messages = [{"role": role, "content": content} for role, content in row.messages]
+        messages[-1]["content"] += data.suffix
+        if not data.chat_template:
+            if len(messages) > 1:
+                return BadRow(row.where, "a conversation of several messages needs data.chat_template: true")
+            return messages[0]["content"]
+        if data.system_prompt is not None:
+            if messages[0]["role"] == "system":
+                return BadRow(row.where, "the row has a system message of its own; set data.system_prompt: null")
+            messages.insert(0, {"role": "system", "content": data.system_prompt})
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def tokenize(rows: Sequence[Row]) -> list[tuple[int, ...] | BadRow]:
+        rendered = [render(row) for row in rows]
+        texts = [text for text in rendered if isinstance(text, str)]
+        # A chat template writes its own special tokens; a raw text gets those of the tokenizer.
+        encoded = tokenizer(texts, add_special_tokens=not data.chat_template)["input_ids"] if texts else []
+        ids = iter(encoded)
+        return [text if isinstance(text, BadRow) else tuple(next(ids)) for text in rendered]
+
+    return tokenize
+
+
+def _text_key(text: str) -> str:
+    """Two questions are the same if they differ in case and white space alone."""
+    return " ".join(text.casefold().split())
+
+
+def _prompt_id(row: Row) -> str:
+    if row.row_id is not None:
+        return f"{row.source}-{row.row_id}"
+    content = "\x1e".join(f"{role}\x1f{text}" for role, text in row.messages)
+    return f"{row.source}-{hashlib.blake2b(content.encode(), digest_size=8).hexdigest()}"
+
+
+def _check_ids(prompts: Sequence[Prompt], source: Source) -> None:
+    twice = [prompt_id for prompt_id, count in Counter(p.prompt_id for p in prompts).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"{source.label}: prompt id {twice[0]!r} stands for several questions ({len(twice)} such ids); "
+            "`id_field` must name a field without repeats, or be left out"
+        )
