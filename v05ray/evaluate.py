@@ -1,0 +1,224 @@
+r"""Accuracy on held-out prompts: greedy, mean@k, pass@k and maj@k, with standard errors.
+
+A response is right if its verdict is `correct`; every other verdict, a verifier's failure too, counts as wrong. With n
+samples of a prompt, c of them right, and N prompts:
+
+    mean@n = 1/N sum c/n
+    pass@k = 1/N sum 1 - C(n-c, k) / C(n, k)    unbiased for the chance that one of k is right (Chen et al. 2021, Eq. 1)
+    maj@n  = 1/N sum (share of right samples among those that gave the most frequent answer; ties: mean over the tied)
+    stderr = sd / sqrt(N), over prompts, with N - 1 under the root of sd; left out where N = 1
+
+Names: `val/SOURCE/greedy`, `val/SOURCE/mean_at_8`, ... and `val/all/...` over the prompts of all sources (MLflow
+refuses `@` in names, and in a source's name what it refuses becomes `_`).
+"""
+
+import asyncio
+import re
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import comb, sqrt
+from statistics import fmean, stdev
+from typing import Literal
+
+from v05ray.ports import RewardPool
+from v05ray.registry import ConfigError
+from v05ray.rewards.answers import answer_key
+from v05ray.seeding import derive_seed
+from v05ray.types import DrawRequest, FinishReason, Prompt, Rollout, Sampling, ScoredRollout, Verdict
+
+DrawFunction = Callable[[DrawRequest], Awaitable[list[Rollout]]]
+"""All rollouts of a request, in the order of its sample indices; `Scheduler.draw` and `Generator.draw` are such."""
+
+Kind = Literal["greedy", "sampled"]
+_REFUSED = re.compile(r"[^\w.\- :/]")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRow:
+    """One scored response of an evaluation."""
+
+    step: int
+    prompt_id: str
+    source: str
+    kind: Kind
+    sample_index: int
+    text: str
+    answer_key: str
+    """What votes in maj@k; see `rewards.answers.answer_key`."""
+    reward: float
+    verdict: Verdict
+    num_tokens: int
+    finish_reason: FinishReason
+    policy_version: int
+
+    @property
+    def correct(self) -> bool:
+        """Whether the verifier said so."""
+        return self.verdict == "correct"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """What an evaluation found."""
+
+    metrics: Mapping[str, float]
+    rows: tuple[EvalRow, ...]
+    """Per prompt in the given order: the greedy response, then the samples."""
+
+
+async def evaluate(
+    prompts: Sequence[Prompt],
+    draw: DrawFunction,
+    rewards: RewardPool,
+    *,
+    samples_per_prompt: int,
+    sampling: Sampling,
+    seed: int,
+    step: int,
+) -> EvalReport:
+    """One greedy response and `samples_per_prompt` (>= 0) sampled ones per prompt, all drawn and scored concurrently.
+
+    The seeds of samples depend on `seed` and the prompt but not on `step`: two evaluations of a run differ by the
+    policy alone. Raises what `draw` raises; `ConfigError` for no prompts, or a source named `all`.
+    """
+    if not prompts:
+        raise ConfigError("there are no held-out prompts to evaluate on; give data.eval")
+    if any(prompt.source == "all" for prompt in prompts):
+        raise ConfigError("a data source must not be named 'all', which stands for all sources together; rename it")
+    if samples_per_prompt < 0:
+        raise ConfigError(f"evaluation.samples_per_prompt must be at least 0, got {samples_per_prompt}")
+    async with asyncio.TaskGroup() as tasks:
+        jobs = [
+            tasks.create_task(_prompt_rows(prompt, kind, request, draw, rewards, step))
+            for prompt in prompts
+            for kind, request in _requests(prompt, samples_per_prompt, sampling, seed)
+        ]
+    rows = tuple(row for job in jobs for row in job.result())
+    return EvalReport(summarise(rows), rows)
+
+
+def _requests(prompt: Prompt, num_samples: int, sampling: Sampling, seed: int) -> list[tuple[Kind, DrawRequest]]:
+    greedy = replace(sampling, temperature=0.0, top_p=1.0)
+    requests: list[tuple[Kind, DrawRequest]] = [
+        ("greedy", DrawRequest(prompt.prompt_id, prompt.token_ids, (0,), (seed,), greedy))
+    ]
+    if num_samples:
+        indices = tuple(range(num_samples))
+        seeds = tuple(derive_seed("eval", seed, prompt.prompt_id, i) for i in indices)
+        requests.append(("sampled", DrawRequest(prompt.prompt_id, prompt.token_ids, indices, seeds, sampling)))
+    return requests
+
+
+async def _prompt_rows(
+    prompt: Prompt, kind: Kind, request: DrawRequest, draw: DrawFunction, rewards: RewardPool, step: int
+) -> list[EvalRow]:
+    rollouts = await draw(request)
+    scored = await asyncio.gather(*(rewards.score(prompt, rollout) for rollout in rollouts))
+    return [_row(prompt, one, kind, step) for one in scored]
+
+
+def _row(prompt: Prompt, scored: ScoredRollout, kind: Kind, step: int) -> EvalRow:
+    rollout = scored.rollout
+    return EvalRow(
+        step=step,
+        prompt_id=prompt.prompt_id,
+        source=prompt.source,
+        kind=kind,
+        sample_index=rollout.sample_index,
+        text=rollout.text,
+        answer_key=answer_key(rollout.text),
+        reward=scored.reward,
+        verdict=scored.verdict,
+        num_tokens=len(rollout.token_ids),
+        finish_reason=rollout.finish_reason,
+        policy_version=rollout.policy_version,
+    )
+
+
+def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
+    """The metrics of the module's docstring from scored responses, by source and over all."""
+    by_source: dict[str, list[EvalRow]] = defaultdict(list)
+    for row in rows:
+        by_source[row.source].append(row)
+        by_source["all"].append(row)
+    return {
+        f"val/{_REFUSED.sub('_', source)}/{name}": value
+        for source, of_source in sorted(by_source.items())
+        for name, value in _source_metrics(of_source).items()
+    }
+
+
+def _source_metrics(rows: Sequence[EvalRow]) -> dict[str, float]:
+    greedy = [row for row in rows if row.kind == "greedy"]
+    metrics = {
+        **_with_stderr("greedy", [float(row.correct) for row in greedy]),
+        "greedy_reward": fmean(row.reward for row in greedy),
+        "num_prompts": float(len(greedy)),
+        **_lengths("response_length", greedy),
+    }
+    samples: dict[str, list[EvalRow]] = defaultdict(list)
+    for row in rows:
+        if row.kind == "sampled":
+            samples[row.prompt_id].append(row)
+    if samples:
+        metrics |= _sampled_metrics(list(samples.values()))
+    return metrics
+
+
+def _sampled_metrics(prompts: Sequence[Sequence[EvalRow]]) -> dict[str, float]:
+    """prompts[N][n], all of the same n."""
+    n = len(prompts[0])
+    num_correct = [sum(row.correct for row in rows) for rows in prompts]
+    metrics = {
+        **_with_stderr(f"mean_at_{n}", [c / n for c in num_correct]),
+        **_with_stderr(
+            f"maj_at_{n}", [majority([r.answer_key for r in rows], [r.correct for r in rows]) for rows in prompts]
+        ),
+        f"reward_mean_at_{n}": fmean(row.reward for rows in prompts for row in rows),
+        **_lengths("response_length_sampled", [row for rows in prompts for row in rows]),
+    }
+    for k in _ks(n):
+        metrics |= _with_stderr(f"pass_at_{k}", [pass_at_k(n, c, k) for c in num_correct])
+    return metrics
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """1 - C(n-c, k) / C(n, k): the chance that k of the n samples, taken without replacement, hold a right one.
+
+    0 <= num_correct <= num_samples, 1 <= k <= num_samples; raises `ValueError` otherwise.
+    """
+    if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
+        raise ValueError(
+            f"pass@{k} needs 0 <= correct <= samples and 1 <= k <= samples, got {num_correct} of {num_samples}"
+        )
+    return 1 - comb(num_samples - num_correct, k) / comb(num_samples, k)
+
+
+def majority(keys: Sequence[str], correct: Sequence[bool]) -> float:
+    """Expected accuracy of the most frequent answer in [0, 1]; ties are broken evenly. keys[n], correct[n], n >= 1."""
+    votes: dict[str, list[bool]] = defaultdict(list)
+    for key, right in zip(keys, correct, strict=True):
+        votes[key].append(right)
+    most = max(len(of_key) for of_key in votes.values())
+    return fmean(fmean(of_key) for of_key in votes.values() if len(of_key) == most)
+
+
+def _ks(n: int) -> list[int]:
+    """1, 2, 4, ... and n itself."""
+    return sorted({2**i for i in range(n.bit_length()) if 2**i <= n} | {n})
+
+
+def _with_stderr(name: str, values: Sequence[float]) -> dict[str, float]:
+    metrics = {name: fmean(values)}
+    if len(values) > 1:
+        metrics[f"{name}_stderr"] = stdev(values) / sqrt(len(values))
+    return metrics
+
+
+def _lengths(name: str, rows: Sequence[EvalRow]) -> dict[str, float]:
+    """Mean length in tokens, and the share of responses cut off at the limit (verl's `clip_ratio`)."""
+    return {
+        f"{name}/mean": fmean(row.num_tokens for row in rows),
+        f"{name}/clip_ratio": fmean(row.finish_reason == "length" for row in rows),
+    }

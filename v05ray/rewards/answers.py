@@ -1,0 +1,71 @@
+"""Reads the final answer out of a response, without judging it. Standard library only."""
+
+import re
+
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+# A sign counts only where no number or word stands before it: `10-5` ends in 5, `x = -5` in -5. A number of several
+# groups (1,234) is one number; `3, 4` is two.
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+
+
+# One pass each: responses are long, come from a policy under training, and are read in the training loop's process.
+
+
+def last_tagged(text: str) -> str | None:
+    """What stands in the last `<answer>...</answer>`, stripped; None where there is none."""
+    found, start = None, None
+    for tag in _TAG.finditer(text):
+        if not tag.group(1):
+            start = tag.end()
+        elif start is not None:
+            found, start = text[start : tag.start()].strip(), None
+    return found
+
+
+def last_boxed(text: str) -> str | None:
+    r"""What stands in the last `\boxed{...}` with balanced braces, stripped; None where there is none."""
+    last = (-1, -1)
+    opened: list[int | None] = []  # where the content of each open brace starts, None for those of no box
+    for brace in _BRACE.finditer(text):
+        if brace.group() == "{" or brace.group().startswith("\\boxed"):
+            opened.append(brace.end() if brace.group() != "{" else None)
+        elif brace.group() == "}" and opened:
+            start = opened.pop()
+            if start is not None:
+                last = max(last, (start, brace.start()))
+    return text[slice(*last)].strip() if last[0] >= 0 else None
+
+
+def last_number(text: str) -> str | None:
+    """The last decimal number in its shortest form (`+1,020.50` is `1020.5`, `-0` is `0`); None where there is none.
+
+    Compared as text, so that no length of digits is too long.
+    """
+    found = _NUMBER.findall(text.replace("\u2212", "-"))
+    return _shortest(found[-1]) if found else None
+
+
+def last_integer(text: str) -> str | None:
+    """The last number if it is whole (`7.0` is `7`); None if it has a fraction, or where there is none."""
+    number = last_number(text)
+    return None if number is None or "." in number else number
+
+
+def answer_key(text: str) -> str:
+    """What two responses of the same answer share, for majority votes.
+
+    The last tagged answer, else the last boxed one, else the last number, else the whole text; without case, `$` and
+    white space, and numbers in their shortest form.
+    """
+    answer = last_tagged(text) or last_boxed(text) or last_number(text) or text
+    bare = "".join(answer.casefold().replace("$", "").split())
+    return _shortest(bare) if _NUMBER.fullmatch(bare) else bare
+
+
+def _shortest(number: str) -> str:
+    sign = "-" if number.startswith("-") else ""
+    whole, _, fraction = number.lstrip("+-").replace(",", "").partition(".")
+    digits, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    bare = f"{digits}.{fraction}" if fraction else digits
+    return bare if bare == "0" else sign + bare
