@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"v05ray: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("v05ray: stopped at once; the newest checkpoint is whole (--resume)", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,24 +8,22 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import Coroutine, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayError
 
 from v05ray import layout
-from v05ray.actors.learner import RayLearnerGroup
-from v05ray.actors.placement import nodes, on, reserve
-from v05ray.actors.rewards import RayRewardPool, RewardActor
-from v05ray.actors.scheduler import RayScheduler, SchedulerActor
-from v05ray.actors.value import RayValuePool, ValueActor
+from v05ray.actors.placement import nodes
+from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config, to_yaml
 from v05ray.data.stream import PromptStream
-from v05ray.driver import Roles, RunState, Trainer
+from v05ray.driver import RunState, Trainer
+from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
 from v05ray.preflight import Prepared, check_resources, local_node, prepare
@@ -33,8 +31,10 @@ from v05ray.progress import Progress
 from v05ray.registry import ConfigError
 from v05ray.run_folder import RunFolder, folder_to_resume, new_folder
 from v05ray.tracking import MlflowTracker
+from v05ray.types import Sampling
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Outcome:
     folder: RunFolder
     state: RunState
     peak_bytes: int
+    """Of this process and all it started, at the worst moment seen."""
+    wall_s: float
+    """From the first check to the last file, in seconds."""
     interrupted: bool
 
 
@@ -57,6 +60,7 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
     Raises:
         ConfigError: the config cannot be run here; nothing heavy has been started.
     """
+    start = time.monotonic()
     prepared = prepare(config)
     if config.cluster.address is None:
         check_resources(config, [local_node(config)])
@@ -65,16 +69,50 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
     else:
         folder = new_folder(config.run.output_dir, config.run.name)
         folder.config.write_text(to_yaml(config))
-    with PeakMemory() as memory, cluster(config, folder):
-        state, interrupted = asyncio.run(_train(config, prepared, folder, resume=resume is not None))
-    outcome = Outcome(folder, state, memory.peak_bytes, interrupted)
+    with PeakMemory() as memory, cluster(config, folder.logs):
+        state, interrupted = _run(_train(config, prepared, folder, resume=resume is not None))
+    outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
     folder.summary.write_text(json.dumps({**asdict(state), "peak_bytes": outcome.peak_bytes}, indent=1))
     return outcome
 
 
+def evaluate_only(config: Config) -> EvalReport:
+    """Evaluates `model.path` on the held-out prompts; raises `ConfigError` like `run`."""
+    prepared = prepare(config)
+    if not prepared.eval:
+        raise ConfigError("data.eval names no held-out prompts; give it a source")
+    if config.cluster.address is None:
+        check_resources(config, [local_node(config)])
+    logs = config.run.output_dir / f"{config.run.name}-eval-logs"
+    logs.parent.mkdir(parents=True, exist_ok=True)
+    with cluster(config, logs):
+        return _run(_evaluate(config, prepared))
+
+
+async def _evaluate(config: Config, prepared: Prepared) -> EvalReport:
+    async with start_inference(config) as (scheduler, rewards):
+        return await evaluate(
+            prepared.eval,
+            scheduler.draw,
+            rewards,
+            samples_per_prompt=config.evaluation.samples_per_prompt,
+            sampling=Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens),
+            seed=config.run.seed,
+            step=0,
+        )
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`; a run that its user stopped at once ends as a KeyboardInterrupt."""
+    try:
+        return asyncio.run(work)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
 @contextlib.contextmanager
-def cluster(config: Config, folder: RunFolder) -> Iterator[None]:
-    """Joins the configured cluster, or runs a private one whose logs end up in the run's folder."""
+def cluster(config: Config, logs: Path) -> Iterator[None]:
+    """Joins the configured cluster, or runs a private one whose logs end up in the folder `logs`."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.cluster.address is not None:
         ray.init(address=config.cluster.address, **quiet)
@@ -98,15 +136,15 @@ def cluster(config: Config, folder: RunFolder) -> Iterator[None]:
         **quiet,
     )
     session_logs = Path(context.address_info["session_dir"]) / "logs"
-    if folder.logs.is_symlink() or folder.logs.exists():
-        folder.logs.rename(folder.path / f"logs-before-{os.getpid()}")
-    folder.logs.symlink_to(session_logs)
+    if logs.is_symlink() or logs.exists():
+        logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
+    logs.symlink_to(session_logs)
     try:
         yield
     finally:
         ray.shutdown()
-        folder.logs.unlink()
-        shutil.copytree(session_logs, folder.logs, ignore_dangling_symlinks=True)
+        logs.unlink()
+        shutil.copytree(session_logs, logs, ignore_dangling_symlinks=True)
         if config.cluster.temp_dir is None:
             shutil.rmtree(temp_dir, ignore_errors=True)
 
@@ -137,7 +175,9 @@ async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resum
     try:
         with progress:
             progress.note("starting the actors")
-            async with start_roles(config, folder, tracker) as roles:
+            async with start_all(
+                config, tracker, cache=folder.path.parent / "embeddings.sqlite", note=progress.note
+            ) as roles:
                 trainer = Trainer(
                     config,
                     roles,
@@ -164,64 +204,6 @@ async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resum
     finally:
         tracker.close()
     return state, interrupted
-
-
-@contextlib.asynccontextmanager
-async def start_roles(config: Config, folder: RunFolder, tracker: MlflowTracker) -> AsyncIterator[Roles]:
-    """Every actor, up and wired; ended again on leaving."""
-    asked = layout.roles(config)
-    groups = await reserve(asked, wait_s=config.cluster.wait_s)
-    reward_actor: Any = (
-        ray.remote(RewardActor)
-        .options(
-            num_cpus=config.rewards.num_cpus,
-            max_restarts=-1,
-            max_task_retries=-1,
-            max_concurrency=1000,
-            scheduling_strategy=on(groups["rewards"]),
-        )
-        .remote(config.rewards)
-    )
-    rewards = RayRewardPool(reward_actor)
-    generator_groups = {name: group for name, group in groups.items() if name.startswith("generator-")}
-    scheduler_actor: Any = (
-        ray.remote(SchedulerActor)
-        .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(groups["scheduler"]))
-        .remote(config, rewards, generator_groups)
-    )
-    learners = RayLearnerGroup(config, groups["learner"])
-    scheduler = RayScheduler(scheduler_actor)
-    values = _start_values(config, folder, groups) if config.value.enabled else None
-    try:
-        waits = [scheduler.start(), learners.setup()]
-        if values is not None:
-            waits.append(values.describe())
-        answers = await asyncio.gather(*waits)
-        if values is not None:
-            log.warning("value model: %s", answers[-1])
-        yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
-    finally:
-        with contextlib.suppress(RayError, TimeoutError):
-            await asyncio.wait_for(reward_actor.close.remote(), 10)
-
-
-def _start_values(config: Config, folder: RunFolder, groups: dict[str, Any]) -> RayValuePool:
-    cache = folder.path.parent / "embeddings.sqlite"
-    threads = str(config.value.num_threads)
-    return RayValuePool(
-        [
-            ray.remote(ValueActor)
-            .options(
-                num_cpus=config.value.num_cpus,
-                max_restarts=-1,
-                max_task_retries=-1,
-                scheduling_strategy=on(groups["value"], index),
-                runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}},
-            )
-            .remote(config.value, cache)
-            for index in range(config.value.pool_size)
-        ]
-    )
 
 
 @contextlib.contextmanager

@@ -33,6 +33,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def curve(self) -> Path:
+        """Held-out accuracy over the steps, as a figure."""
+        return self.path / "curve.svg"
+
+    @property
     def samples(self) -> Path:
         """Some rollouts of the last steps, to read."""
         return self.path / "samples.md"

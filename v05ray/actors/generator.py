@@ -63,7 +63,6 @@ class RayGenerator:
         self._actor = (
             ray.remote(GeneratorActor)
             .options(
-                name=None,
                 num_cpus=settings.num_cpus,
                 num_gpus=settings.num_gpus,
                 max_concurrency=10_000,

@@ -1,0 +1,99 @@
+"""Reserve places, start the actors, wire them together; end them again."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup
+
+from v05ray import layout
+from v05ray.actors.learner import RayLearnerGroup
+from v05ray.actors.placement import on, reserve
+from v05ray.actors.rewards import RayRewardPool, RewardActor
+from v05ray.actors.scheduler import RayScheduler, SchedulerActor
+from v05ray.actors.value import RayValuePool, ValueActor
+from v05ray.config import Config
+from v05ray.driver import Roles
+from v05ray.ports import Tracker
+
+INFERENCE = ("scheduler", "rewards", "generator-")
+"""Roles (by the start of their names) that drawing and scoring need."""
+
+
+@contextlib.asynccontextmanager
+async def start_all(
+    config: Config, tracker: Tracker, *, cache: Path, note: Callable[[str], None]
+) -> AsyncIterator[Roles]:
+    """Every actor a training run needs, up and wired. `cache` keeps the value model's embeddings between runs."""
+    groups = await reserve(layout.roles(config), wait_s=config.cluster.wait_s)
+    learners = RayLearnerGroup(config, groups["learner"])
+    values = _values(config, groups["value"], cache) if config.value.enabled else None
+    async with _inference(config, groups) as (scheduler, rewards):
+        choice, _, lives = await asyncio.gather(
+            values.describe() if values else asyncio.sleep(0), learners.setup(), scheduler.start()
+        )
+        if choice:
+            note(f"value model: {choice}")
+        note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
+        yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
+
+
+@contextlib.asynccontextmanager
+async def start_inference(config: Config) -> AsyncIterator[tuple[RayScheduler, RayRewardPool]]:
+    """What evaluation needs: generators, their scheduler, the reward pool."""
+    asked = [role for role in layout.roles(config) if role.name.startswith(INFERENCE)]
+    groups = await reserve(asked, wait_s=config.cluster.wait_s)
+    async with _inference(config, groups) as (scheduler, rewards):
+        await scheduler.start()
+        yield scheduler, rewards
+
+
+@contextlib.asynccontextmanager
+async def _inference(
+    config: Config, groups: Mapping[str, PlacementGroup]
+) -> AsyncIterator[tuple[RayScheduler, RayRewardPool]]:
+    reward_actor: Any = (
+        ray.remote(RewardActor)
+        .options(
+            num_cpus=config.rewards.num_cpus,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=1000,
+            scheduling_strategy=on(groups["rewards"]),
+        )
+        .remote(config.rewards)
+    )
+    rewards = RayRewardPool(reward_actor)
+    generator_groups = {name: group for name, group in groups.items() if name.startswith("generator-")}
+    scheduler_actor: Any = (
+        ray.remote(SchedulerActor)
+        .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(groups["scheduler"]))
+        .remote(config, rewards, generator_groups)
+    )
+    try:
+        yield RayScheduler(scheduler_actor), rewards
+    finally:
+        with contextlib.suppress(RayError, TimeoutError):
+            await asyncio.wait_for(reward_actor.close.remote(), 10)
+
+
+def _values(config: Config, group: PlacementGroup, cache: Path) -> RayValuePool:
+    variables = {"OMP_NUM_THREADS": str(config.value.num_threads), "HF_HUB_OFFLINE": "1"}
+    return RayValuePool(
+        [
+            ray.remote(ValueActor)
+            .options(
+                num_cpus=config.value.num_cpus,
+                max_restarts=-1,
+                max_task_retries=-1,
+                scheduling_strategy=on(group, index),
+                runtime_env={"env_vars": variables},
+            )
+            .remote(config.value, cache)
+            for index in range(config.value.pool_size)
+        ]
+    )

@@ -1,0 +1,60 @@
+"""What the commands print before and after the work."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from v05ray.config import Config
+from v05ray.doctor import asked_table
+from v05ray.preflight import local_node
+from v05ray.progress import Summary, summary_table, write_curve
+from v05ray.tracking.uri import default_uri, how_to_look
+
+if TYPE_CHECKING:
+    from v05ray.evaluate import EvalReport
+    from v05ray.launch import Outcome
+
+
+def print_asked(config: Config) -> None:
+    """What the run reserves, and what is there."""
+    if config.cluster.address is None:
+        Console(stderr=True).print(asked_table(config, [local_node(config)]))
+
+
+def print_outcome(config: Config, outcome: "Outcome") -> None:
+    """The final table; it is also kept in the run's folder, with the accuracy curve as a figure."""
+    folder, state = outcome.folder, outcome.state
+    uri = config.tracking.uri or default_uri(config.run.output_dir)
+    text = summary_table(
+        Summary(
+            steps=state.step,
+            num_steps=config.run.num_steps,
+            curve=state.curve,
+            num_prompts=state.totals.num_prompts,
+            num_rollouts=state.totals.num_rollouts,
+            num_response_tokens=state.totals.num_response_tokens,
+            seconds=state.seconds,
+            wall_s=outcome.wall_s,
+            peak_bytes=outcome.peak_bytes,
+            places={
+                "model": str(folder.model),
+                "ledger": f"{folder.ledger} (Parquet: pandas.read_parquet reads it)",
+                "MLflow": how_to_look(uri),
+                "logs": str(folder.logs),
+            },
+        )
+    )
+    (folder.path / "summary.md").write_text(text + "\n")
+    print(text)
+    if len(state.curve) > 1:
+        write_curve(folder.curve, state.curve, title=f"{folder.path.name}: {config.recipe}")
+        print(f"\naccuracy curve: {folder.curve}")
+    if outcome.interrupted:
+        print(f"\nstopped early; go on with: v05ray train {folder.config} --resume {folder.path}")
+
+
+def print_evaluation(config: Config, report: "EvalReport") -> None:
+    """Every measure of an evaluation, on one line each."""
+    print(f"{config.model.path} on {len({row.prompt_id for row in report.rows})} held-out prompts")
+    for name, value in sorted(report.metrics.items()):
+        print(f"  {name:<40} {value:.4f}")
