@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from v05ray import durable
+from v05ray.redaction import redact_tree
 from v05ray.registry import ConfigError
 
 FORMAT_VERSION = 1
@@ -60,7 +61,7 @@ class Checkpoint:
     step: int
     policy_version: int
     config: Mapping[str, Any]
-    """The resolved config of the run that wrote it."""
+    """The resolved config of the run that wrote it, without its secrets."""
     state: Mapping[str, Any]
     """What `save` got; tuples came back as lists."""
 
@@ -87,7 +88,7 @@ class Checkpoints:
         if keep < 1:
             raise ConfigError(f"run.keep_checkpoints must be at least 1, got {keep}")
         self.folder = run_dir.absolute() / "checkpoints"  # absolute, for learners in processes of their own
-        self._config: dict[str, Any] = json.loads(json.dumps(config))
+        self._config: dict[str, Any] = redact_tree(json.loads(json.dumps(config)))
         self._keep = keep
 
     async def save(

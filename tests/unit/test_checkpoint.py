@@ -203,6 +203,14 @@ def test_what_may_change_on_resume(changes):
     check_config(before, before | changes, where="here")
 
 
+def test_secrets_do_not_go_into_the_manifest(tmp_path):
+    config = CONFIG | {"tracking": {"uri": "http://me:hunter22@host"}, "data": {"train": {"hf_token": "hunter33"}}}
+    checkpoints = Checkpoints(tmp_path, config)
+    folder = asyncio.run(checkpoints.save(1, {}, learner_writing("w")))
+    assert "hunter" not in (folder / "manifest.json").read_text()
+    assert checkpoints.load(folder).step == 1
+
+
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": [2, 3]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2, 3], "e": {}}
 

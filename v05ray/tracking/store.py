@@ -145,10 +145,11 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        message = error.message.partition("\n")[0][:500]
+        # Transport errors quote the whole call and end with what went wrong.
+        message = error.message.partition("\n")[0].rpartition("Caused by ")[2][:300]
         raise (Refused if error.error_code in _REFUSALS else Away)(f"{error.error_code}: {message}") from error
     except (OSError, SQLAlchemyError) as error:  # requests' and urllib3's errors are OSErrors
-        raise Away(f"{type(error).__name__}: {str(error)[:500]}") from error
+        raise Away(f"{type(error).__name__}: {str(error)[:300]}") from error
 
 
 def _configure() -> None:
