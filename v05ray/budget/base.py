@@ -25,6 +25,8 @@ class Evidence:
     """V in [-1, 1]."""
     num_cold_start: int
     """Rollouts drawn before any reward was seen: the rule's own `plan`."""
+    num_outstanding: int = 0
+    """Drawn and not yet scored; 0 whenever a rule is asked."""
     num_scored: int = 0
     reward_units: int = 0
     """Sum of the rewards in units of 2^-60: integers add up to the same in any order of arrival."""

@@ -69,7 +69,6 @@ class BatchMachine:
         plan = rule.plan(priors)
         self._all = {i: Evidence(i, prior, plan[i]) for i, prior in priors.items()}
         self._open = dict(self._all)
-        self._outstanding: dict[str, int] = {}
         self._started = False
         self._swept = False
         self.halted = False
@@ -103,7 +102,7 @@ class BatchMachine:
 
     def outstanding(self, prompt_id: str) -> int:
         """Rollouts of the prompt that are drawn and not yet scored."""
-        return self._outstanding.get(prompt_id, 0)
+        return self._all[prompt_id].num_outstanding
 
     def evidence(self) -> list[Evidence]:
         """What is known of every prompt, in batch order; for `Rule.observe` once the batch is done."""
@@ -116,7 +115,7 @@ class BatchMachine:
         self._started = True
         decisions = []
         for evidence in self._all.values():
-            self._order(evidence.prompt_id, evidence.num_cold_start)
+            self._order(evidence, evidence.num_cold_start)
             decisions.append(
                 Decision(
                     action=Draw(evidence.prompt_id, evidence.num_cold_start),
@@ -138,10 +137,10 @@ class BatchMachine:
         """
         if not -1 <= reward <= 1:
             raise ValueError(f"the reward of {prompt_id!r} must be in [-1, 1], got {reward}")
-        self._settle(prompt_id, 1)
+        evidence = self._settle(prompt_id, 1)
         self.num_scored += 1
-        self._open[prompt_id].add(reward, num_tokens)
-        return self._judge_if_due(prompt_id)
+        evidence.add(reward, num_tokens)
+        return self._judge_if_due(evidence)
 
     def forget(self, prompt_id: str, num_rollouts: int) -> list[Decision]:
         """Take back rollouts that will never be scored (lost beyond recovery); may let the prompt be judged.
@@ -150,27 +149,29 @@ class BatchMachine:
         """
         if num_rollouts < 1:
             raise ValueError(f"num_rollouts must be >= 1, got {num_rollouts}")
-        self._settle(prompt_id, num_rollouts)
+        evidence = self._settle(prompt_id, num_rollouts)
         self.num_forgotten += num_rollouts
-        return self._judge_if_due(prompt_id)
+        return self._judge_if_due(evidence)
 
-    def _order(self, prompt_id: str, num_rollouts: int) -> None:
-        self._outstanding[prompt_id] = self._outstanding.get(prompt_id, 0) + num_rollouts
+    def _order(self, evidence: Evidence, num_rollouts: int) -> None:
+        evidence.num_outstanding += num_rollouts
         self.num_outstanding += num_rollouts
         self.num_drawn += num_rollouts
 
-    def _settle(self, prompt_id: str, num_rollouts: int) -> None:
-        outstanding = self._outstanding.get(prompt_id, 0)
-        if outstanding < num_rollouts:
-            state = "open" if prompt_id in self._open else "sealed" if prompt_id in self._all else "not of this batch"
-            raise ValueError(f"{prompt_id!r} ({state}) waits for {outstanding} rollouts, got {num_rollouts}")
-        self._outstanding[prompt_id] = outstanding - num_rollouts
+    def _settle(self, prompt_id: str, num_rollouts: int) -> Evidence:
+        evidence = self._open.get(prompt_id)
+        if evidence is None or evidence.num_outstanding < num_rollouts:
+            state = "open" if evidence else "sealed" if prompt_id in self._all else "not of this batch"
+            waits = evidence.num_outstanding if evidence else 0
+            raise ValueError(f"{prompt_id!r} ({state}) waits for {waits} rollouts, got {num_rollouts}")
+        evidence.num_outstanding -= num_rollouts
         self.num_outstanding -= num_rollouts
+        return evidence
 
-    def _judge_if_due(self, prompt_id: str) -> list[Decision]:
+    def _judge_if_due(self, evidence: Evidence) -> list[Decision]:
         if self._rounds:
             return [] if self.num_outstanding else self._judge_round()
-        return [] if self._outstanding[prompt_id] else self._judge_one(self._open[prompt_id])
+        return [] if evidence.num_outstanding else self._judge_one(evidence)
 
     def _judge_one(self, evidence: Evidence) -> list[Decision]:
         """The mode `async`: one prompt alone, whoever else still generates."""
@@ -223,21 +224,21 @@ class BatchMachine:
         return extra
 
     def _redraw(self, evidence: Evidence) -> Decision:
-        self._order(evidence.prompt_id, evidence.num_cold_start)
+        self._order(evidence, evidence.num_cold_start)
         action = Draw(evidence.prompt_id, evidence.num_cold_start)
         return Decision(action, 0, None, evidence.prior, None, None, len(self._open))
 
     def _draw(self, evidence: Evidence, judgement: Judgement, wanted: int, padding: int) -> Decision:
-        self._order(evidence.prompt_id, wanted + padding)
+        self._order(evidence, wanted + padding)
         self.num_padding += padding
         return self._decision(Draw(evidence.prompt_id, wanted + padding), evidence, judgement)
 
     def _stop(self, evidence: Evidence, judgement: Judgement, reason: StopReason) -> Decision:
         decision = self._decision(Stop(evidence.prompt_id, reason), evidence, judgement)
         del self._open[evidence.prompt_id]
-        in_flight = self._outstanding.pop(evidence.prompt_id, 0)
-        self.num_outstanding -= in_flight
-        self.num_aborted += in_flight
+        self.num_outstanding -= evidence.num_outstanding
+        self.num_aborted += evidence.num_outstanding
+        evidence.num_outstanding = 0
         if reason == "halted":
             self.halted = True
             self.num_halted += 1
