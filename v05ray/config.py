@@ -177,6 +177,8 @@ class RewardsConfig(Section):
     """Verifier processes; each is killed and replaced when it misses its deadline."""
     deadline_s: float = Field(default=10.0, gt=0)
     """Longest time one verdict may take, in seconds."""
+    memory_mib: int | None = Field(default=None, ge=16)
+    """Memory a verifier may take beyond what its process starts with, in MiB; None means no limit."""
     num_cpus: float = Field(default=0.25, gt=0)
     """CPUs the reward actor reserves."""
 
@@ -323,7 +325,13 @@ def _check_across(config: Config) -> None:
     """What no single field can say: every named choice exists, and the recipe's needs are met."""
     estimator = advantages.build(config.advantage.name, **config.advantage.options)
     rule = budget.build(config.budget.rule.name, config.budget.rule.options)
-    recipes.check_needs(estimator, rule, value_enabled=config.value.enabled)
+    recipes.check_needs(
+        estimator,
+        rule,
+        value_enabled=config.value.enabled,
+        mode=config.budget.mode,
+        stream_tokens=config.learner.stream_tokens,
+    )
     if config.value.support_size > config.value.support_capacity:
         raise ConfigError(
             f"value.support_size {config.value.support_size} exceeds value.support_capacity "
