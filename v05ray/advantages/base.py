@@ -81,7 +81,8 @@ class Estimator(Protocol):
     The methods with a body here are the defaults of estimators without memory.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
+    """Set by the decorator."""
     scope: ClassVar[Scope] = "group"
     needs: ClassVar[frozenset[Need]] = frozenset()
     min_rollouts: ClassVar[int] = 1

@@ -5,6 +5,9 @@
 `v05` is the paper's. `v05_loo` takes mean, bias and weight from the other rewards, so that no baseline contains its own
 (the paper's scales a prompt's gradient by a gain that depends on the prior's error: .91 to .76 at K = 4). `v05_eb` and
 `v05_eb_loo` (ours) weigh by how wrong the prior was of late. The paper leaves eps and the bounds open.
+
+Leave-one-out is exact for a fixed K. Where K depends on the rewards (the rule osla) the gain is .96 to 1.05, against
+.89 to .98 for `v05` (`python -m benchmarks.gradient_gain`).
 """
 
 import math

@@ -73,7 +73,8 @@ class Rule(Protocol):
     `observe`, at the end of a step, so decisions do not depend on the order in which rollouts arrive.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
+    """Set by the decorator."""
     needs: ClassVar[frozenset[Literal["prior"]]] = frozenset()
     scope: ClassVar[Literal["prompt", "batch"]] = "prompt"
     min_rollouts: int

@@ -1,14 +1,17 @@
 import math
 import random
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.gradient_gain import gains
 from v05ray import advantages
 from v05ray.advantages import GroupView
+from v05ray.budget import OslaRule
 from v05ray.registry import ConfigError
-from v05ray.stats.shrinkage import fuse
+from v05ray.stats.shrinkage import fuse, fuse_eb_loo, fuse_loo
 
 FUSED = ["v05", "v05_loo", "v05_eb", "v05_eb_loo"]
 
@@ -85,8 +88,6 @@ def test_leave_one_out_ignores_its_own_reward(name: str, prior: float, rewards: 
 
 def test_the_papers_baseline_shrinks_the_gradient_and_leave_one_out_does_not() -> None:
     # E[(r_i - B) r_i] / Var(r) is the gain on the policy gradient; 1 means unbiased. p = .5, K = 4, exact prior.
-    from itertools import product
-
     def gain(name: str, error: float) -> float:
         rows = []
         for rewards in product((-1.0, 1.0), repeat=4):
@@ -101,9 +102,13 @@ def test_the_papers_baseline_shrinks_the_gradient_and_leave_one_out_does_not() -
     assert gain("v05_eb_loo", 0.8) == pytest.approx(1)
 
 
-def _baselines(name: str, prior: float, rewards: tuple[float, ...]) -> list[float]:
-    from v05ray.stats.shrinkage import fuse_eb_loo, fuse_loo
+def test_an_adaptive_budget_leaves_leave_one_out_nearly_unbiased() -> None:
+    _, row = gains(OslaRule(), 0.5, 0.8, num_groups=3000)
+    assert row["v05_loo"] == pytest.approx(0.96, abs=0.02)
+    assert row["v05"] == pytest.approx(0.89, abs=0.02)
 
+
+def _baselines(name: str, prior: float, rewards: tuple[float, ...]) -> list[float]:
     if name == "v05":
         return [fuse(prior, rewards).baseline] * len(rewards)
     if name == "v05_loo":
