@@ -132,6 +132,13 @@ def test_james_stein_by_hand() -> None:
     assert c == approx([-1, -1])
 
 
+def test_james_stein_of_uneven_groups_by_hand() -> None:
+    # The last group's others: means 0 1 -1 (spread 1), reward variances 2 0 0: s = 1 - (1 + 0 + 0) / 3 = 2/3,
+    # v = (2/3) / (3 - 1) = 1/3, l = 3/4 (1/3) / (1/3 + 2/3) = 1/4, centre 0.
+    result = values("james_stein", [1, -1], [1, 1], [-1, -1], [1, 1, -1])[-1]
+    assert result == approx([1 - 0, 1 - 0, -1 - 0.75])
+
+
 def test_james_stein_of_few_groups_is_rloo() -> None:
     assert values("james_stein", [1, -1, -1], [1, 1]) == [approx([2, -1, -1]), approx([0, 0])]
 

@@ -241,6 +241,10 @@ def test_the_mean_does_not_depend_on_the_order_of_arrival() -> None:
     for reward in reversed(rewards):
         other.add(reward)
     assert one.mean == other.mean == pytest.approx(sum(rewards) / 6)
+    assert (one.num_positive, one.lowest, one.highest) == (4, -0.9, 0.7)
+    neutral = Evidence("p", 0.0, 1)
+    neutral.add(0.0)
+    assert neutral.num_positive == 0
     single = Evidence("p", 0.0, 1)
     single.add(0.1)
     assert single.mean == 0.1

@@ -216,6 +216,9 @@ class TestAllotted:
         assert [j.target for j in rule.judge_all([good, bad])] == [4, 4]
         rich = budget.build("hora", {"pilot": 2, "mean_rollouts": 5, "n_max": 6})
         assert [j.target for j in rich.judge_all([good, bad])] == [4, 6]  # then .1 and .0714, both of b
+        # At the next barrier everybody has had a share, whatever it was.
+        assert [j.target for j in rich.judge_all([_named("b", [-1] * 6)])] == [6]
+        assert [j.target for j in rich.judge_all([_named("a", [1] * 3), _named("b", [-1] * 6)])] == [3, 6]
 
     def test_hora_needs_the_barrier(self) -> None:
         with pytest.raises(
