@@ -1,0 +1,258 @@
+import asyncio
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt
+from v05ray import advantages
+from v05ray.advantages import GroupView
+from v05ray.config import BudgetConfig, Spec
+from v05ray.ledger import LedgerReader, LedgerWriter
+from v05ray.ports import BatchRequest
+from v05ray.registry import ConfigError
+from v05ray.replay import Changes, Report, Settings, StepReplayer, figures, open_ledger, replay
+from v05ray.scheduling.pool import GeneratorPool
+from v05ray.scheduling.scheduler import RolloutScheduler
+from v05ray.types import Draw, Prior
+
+NUM_PROMPTS = 24
+
+
+async def record(
+    run_dir: Path, *, seed: int = 0, num_steps: int = 2, advantage: str = "v05", prior: bool = True, **fields: Any
+) -> LedgerReader:
+    """A run by the real scheduler on scripted generators of uneven speed, recorded as the driver does."""
+    budget = BudgetConfig(**{"rule": Spec(name="osla"), "halt_fraction": 0.25} | fields)
+    rng = random.Random(seed)
+    pool = GeneratorPool(draw_timeout_s=5.0)
+    names = [f"p{i}" for i in range(NUM_PROMPTS)]
+    scripts = {name: [rng.choice([1.0, -1.0, -1.0, 0.3]) for _ in range(16)] for name in names}
+    delays = {(name, i): rng.random() ** 3 / 100 for name in names for i in range(-1, 64)}
+    lengths = {(name, i): rng.randint(1, 9) for name in names for i in range(-1, 64)}
+    pool.add(
+        [
+            FakeGenerator(scripts, g, latency=lambda n, i: delays[n, i], num_tokens=lambda n, i: lengths[n, i])
+            for g in "abc"
+        ]
+    )
+    await pool.until_ready()
+    scheduler = RolloutScheduler(pool, FakeRewardPool(), budget, seed=seed)
+    estimator = advantages.build(advantage)
+    meta = {
+        "rule": budget.rule.model_dump(),
+        "advantage": {"name": advantage},
+        **{name: getattr(budget, name) for name in ("halt_fraction", "dispatch_multiple", "mode", "on_halt")},
+    }
+    writer = LedgerWriter(run_dir / "ledger")
+    for step in range(1, num_steps + 1):
+        priors = {n: Prior(n, rng.uniform(-0.9, 0.9), 0) for n in names} if prior else {}
+        prompts = tuple(make_prompt(name) for name in names)
+        batch = BatchRequest(step, 0, prompts, priors, SAMPLING, greedy_reward="greedy" in estimator.needs)
+        groups = [group async for group in scheduler.run(batch)]
+        groups.sort(key=lambda group: names.index(group.prompt.prompt_id))
+        views = [GroupView.of(group) for group in groups]
+        computed = estimator.compute(views)
+        estimator.observe(views)
+        values = {view.prompt_id: one.values for view, one in zip(views, computed, strict=True)}
+        writer.append_step(step, groups, values, meta)
+    return open_ledger(run_dir)
+
+
+def check_same(report: Report) -> None:
+    assert report.reproduced
+    assert report.differing == ()
+    assert report.num_same == report.before.num_prompts
+    assert report.before == report.after
+    assert report.after.num_short == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"halt_fraction": 0.0},
+        {"mode": "rounds"},
+        {"mode": "rounds", "dispatch_multiple": 8},
+        {"dispatch_multiple": 3},
+        {"on_halt": "abort", "halt_fraction": 0.5},
+        {"on_halt": "abort", "halt_fraction": 1.0, "dispatch_multiple": 2},
+        {"rule": Spec.model_validate({"name": "osla", "cost": 0.001, "cold_start": 2, "n_max": 16})},
+        {"rule": Spec.model_validate({"name": "osla", "mean_rollouts": 6.0})},
+        {"rule": Spec.model_validate({"name": "osla", "token_aware": True})},
+        {"rule": Spec.model_validate({"name": "fixed", "n": 5}), "advantage": "grpo", "prior": False},
+        {"rule": Spec.model_validate({"name": "reinforce_ada"}), "advantage": "rloo", "prior": False},
+        {"rule": Spec.model_validate({"name": "dapo"}), "advantage": "grpo"},
+        {"advantage": "v05_eb_loo"},
+        {"advantage": "james_stein"},
+        {"advantage": "remax"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("seed", [0, 1])
+async def test_the_same_settings_give_the_same_decisions_and_advantages(tmp_path, fields, seed):
+    reader = await record(tmp_path, seed=seed, **fields)
+    assert reader.check_conservation().ok
+    check_same(replay(reader, Changes()))
+    replayer = StepReplayer(Settings.recorded(reader.meta(1)))
+    for step in reader.steps:
+        for one in replayer.step(reader.groups(step)):
+            assert one.decisions == one.group.decisions
+            assert list(one.advantages.values) == [rollout.advantage for rollout in one.group.rollouts]
+
+
+async def test_the_record_has_seen_top_ups_halts_and_aborts(tmp_path):
+    """The test above would prove little if these never happened in it."""
+    reader = await record(tmp_path, on_halt="abort", halt_fraction=0.5)
+    assert reader.check_conservation().num_aborted > 0
+    stops = replay(reader, Changes()).before.stops
+    assert stops["halted"] > 0
+    assert stops["accepted"] > 0
+    reader = await record(tmp_path, halt_fraction=0.25)
+    decisions = reader.decisions().to_pylist()
+    assert sum(row["action"] == "draw" and row["num_scored"] > 0 for row in decisions) > 5
+    halted = [row for row in decisions if row["reason"] == "halted"]
+    assert halted
+    assert all(row["open_prompts"] < NUM_PROMPTS / 4 for row in halted)
+
+
+async def test_without_the_halt_async_and_rounds_replay_to_the_same_budget(tmp_path):
+    reader = await record(tmp_path, halt_fraction=0.0)
+    report = replay(reader, Changes(mode="rounds"))
+    assert report.after.num_short == 0
+    assert (report.after.num_rollouts, report.after.stops) == (report.before.num_rollouts, report.before.stops)
+    assert report.after.advantage_variance == pytest.approx(report.before.advantage_variance)
+
+
+async def test_a_higher_cost_and_a_smaller_cap_use_less_of_the_record(tmp_path):
+    reader = await record(tmp_path, halt_fraction=0.0)
+    report = replay(reader, Changes(rule_options={"cost": 1 / 64}))
+    assert report.settings.rule_options == {"cost": 1 / 64}
+    assert report.after.num_short == 0
+    assert report.after.num_rollouts < report.before.num_rollouts
+    assert report.differing
+    capped = replay(reader, Changes(rule_options={"n_max": 6}))
+    assert max(len(group.rollouts) for group in reader.groups(1)) > 6
+    assert capped.after.num_rollouts <= 6 * capped.after.num_prompts
+    assert capped.after.num_tokens < report.before.num_tokens
+
+
+async def test_what_the_record_does_not_hold_is_said(tmp_path):
+    reader = await record(tmp_path, rule=Spec.model_validate({"name": "fixed", "n": 4}), num_steps=1)
+    report = replay(reader, Changes(rule="fixed", rule_options={"n": 10}))
+    assert report.after.num_short == NUM_PROMPTS
+    assert report.after.num_missing == NUM_PROMPTS * 6
+    assert report.after.num_rollouts == NUM_PROMPTS * 4
+    assert report.after.stops == {"cap": NUM_PROMPTS}
+    osla = replay(reader, Changes(rule="osla", halt_fraction=0.0))
+    assert 0 < osla.after.num_short < NUM_PROMPTS
+    assert osla.after.num_rollouts == NUM_PROMPTS * 4
+    assert osla.after.num_missing > 0
+
+
+async def test_a_refused_wish_is_granted_when_the_halt_is_off(tmp_path):
+    reader = await record(tmp_path, halt_fraction=1.0, num_steps=1)
+    report = replay(reader, Changes(halt_fraction=0.0))
+    assert report.before.stops["halted"] > 0
+    assert "halted" not in report.after.stops
+    assert report.after.num_short == report.before.stops["halted"]
+
+
+async def test_another_estimator_changes_the_advantages_alone(tmp_path):
+    reader = await record(tmp_path)
+    report = replay(reader, Changes(advantage="rloo"))
+    assert report.differing == ()
+    assert report.after.num_rollouts == report.before.num_rollouts
+    assert report.after.advantage_variance != report.before.advantage_variance
+    assert report.after.advantage_mean == pytest.approx(0.0)  # rloo's groups each have mean 0
+
+
+async def test_a_part_of_the_steps_is_replayed_with_the_memory_of_those_before(tmp_path):
+    reader = await record(tmp_path, rule=Spec.model_validate({"name": "osla", "mean_rollouts": 6.0}), num_steps=3)
+    report = replay(reader, Changes(), steps=[3])
+    check_same(report)
+    assert [step for step, _, _ in report.steps] == [3]
+    assert report.before.num_prompts == NUM_PROMPTS
+
+
+async def test_a_record_that_was_tampered_with_is_not_reproduced(tmp_path):
+    reader = await record(tmp_path, num_steps=1)
+    (group, *others) = reader.groups(1)
+    tampered = replace(group, rollouts=tuple(replace(r, reward=-r.reward) for r in group.rollouts))
+    replayed = StepReplayer(Settings.recorded(reader.meta(1))).step([tampered, *others])
+    assert replayed[0].decisions != group.decisions
+
+
+async def test_figures_by_hand(tmp_path):
+    reader = await record(tmp_path, num_steps=1, rule=Spec.model_validate({"name": "fixed", "n": 2}))
+    group = reader.groups(1)[0]
+    pair = group.rollouts[:2]
+    hand = replace(
+        group,
+        prior=Prior(group.prompt_id, -1.0, 0),
+        rollouts=(replace(pair[0], reward=1.0, num_tokens=3), replace(pair[1], reward=1.0, num_tokens=4)),
+    )
+    replayer = StepReplayer(replace(Settings.recorded(reader.meta(1)), advantage="rloo", advantage_options={}))
+    found = figures(replayer.step([hand]))
+    assert (found.num_prompts, found.num_rollouts, found.num_tokens) == (1, 2, 7)
+    assert found.mse_rule == pytest.approx(3.5 / 8)  # b2 = 4 - 1/2, M(2) = b2 / (1 + 2 b2)
+    assert found.mse_plug_in == 0.0  # the mean's noise: (1 - 1) / 1
+    assert found.advantage_variance == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (Changes(rule="oslo"), "unknown budget rule 'oslo'; did you mean 'osla'?"),
+        (Changes(rule_options={"costs": 1}), "budget rule 'osla' has no option 'costs'; did you mean 'cost'?"),
+        (Changes(advantage="grpoo"), "unknown advantage 'grpoo'"),
+        (Changes(advantage="remax"), "remax needs greedy"),
+    ],
+)
+async def test_impossible_changes_are_explained(tmp_path, changes, message):
+    reader = await record(tmp_path, num_steps=1)
+    with pytest.raises(ConfigError, match=message):
+        replay(reader, changes)
+
+
+async def test_steps_and_settings_that_are_not_there_are_explained(tmp_path):
+    reader = await record(tmp_path, num_steps=1)
+    with pytest.raises(ConfigError, match=r"has no step to replay; it has \[1\]"):
+        replay(reader, Changes(), steps=[7])
+    with pytest.raises(ConfigError, match="the ledger does not say the run's 'rule'"):
+        Settings.recorded({})
+
+
+@pytest.fixture(scope="module")
+def small_record(tmp_path_factory) -> LedgerReader:
+    return asyncio.run(record(tmp_path_factory.mktemp("record"), num_steps=1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_every_replay_conserves_what_it_draws(small_record, data):
+    """Law: whatever the changes, each prompt ends in one stop, within n_max, on a prefix of its own record."""
+    reader = small_record
+    n_max = data.draw(st.integers(1, 20))
+    rule = data.draw(st.sampled_from(["osla", "fixed", "reinforce_ada"]))
+    options = {"fixed": {"n": n_max}, "osla": {"cold_start": data.draw(st.integers(1, n_max)), "n_max": n_max}}
+    changed = replace(
+        Settings.recorded(reader.meta(1)),
+        rule=rule,
+        rule_options=options.get(rule, {}),
+        halt_fraction=data.draw(st.sampled_from([0.0, 0.1, 0.5, 1.0])),
+        dispatch_multiple=data.draw(st.integers(1, 5)),
+        mode=data.draw(st.sampled_from(["async", "rounds"])),
+        on_halt=data.draw(st.sampled_from(["drain", "abort"])),
+    )
+    for one in StepReplayer(changed).step(reader.groups(1)):
+        drawn = sum(d.action.num_rollouts for d in one.decisions if isinstance(d.action, Draw))
+        assert 1 <= one.num_used <= min(drawn, len(one.group.rollouts))
+        assert drawn == one.num_used or one.short or one.stop.reason == "halted"
+        assert one.short or one.stop.reason == "halted" or one.num_wanted <= one.num_used
+        assert len(one.advantages.values) == one.num_used
+        assert not any(isinstance(d.action, type(one.stop)) for d in one.decisions[:-1])
