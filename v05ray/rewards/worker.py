@@ -1,0 +1,117 @@
+"""One verifier process: reads requests from a socket, judges them one by one, writes a reply to each.
+
+Run as `python -m v05ray.rewards.worker SOCKET_FD LIFELINE_FD`. One JSON object a line, both ways:
+
+    <- {"verifier": NAME, "options": {...}, "memory_mib": N | null}
+    -> {"ready": true}                                     or {"failed": MESSAGE}, and the end
+    <- {"prompt": {...}, "response": TEXT}
+    -> {"reward": R, "verdict": V, "message": M, "retiring": false}
+
+The process never outlives its parent, whatever the verifier does: the lifeline is a pipe of which the parent alone
+holds the other end, and the kernel ends this process group by SIGIO the moment that end is closed. (A watching thread
+would not run while C code holds the interpreter's lock; PR_SET_PDEATHSIG would fire when the parent's thread ends.)
+"""
+
+import fcntl
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from v05ray.registry import ConfigError
+from v05ray.rewards.verifiers import Verifier, verifiers
+from v05ray.types import Prompt, Verdict
+
+_MESSAGE_CHARS = 500
+
+
+def main() -> None:
+    """Serves until the parent hangs up."""
+    socket_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
+    _hold_on_to(lifeline_fd)
+    channel = socket.socket(fileno=socket_fd)
+    with channel, channel.makefile("r", encoding="utf-8", newline="\n") as requests:
+        hello = json.loads(requests.readline())
+        try:
+            verifier = verifiers.build(hello["verifier"], hello["options"])
+        except ConfigError as error:
+            _send(channel, {"failed": str(error)})
+            return
+        if hello["memory_mib"] is not None:
+            _limit_memory(hello["memory_mib"])
+        _send(channel, {"ready": True})
+        for line in requests:
+            request = json.loads(line)
+            reply = judge(verifier, _prompt(request["prompt"]), request["response"])
+            _send(channel, reply)
+            if reply["retiring"]:
+                return
+
+
+def judge(verifier: Verifier, prompt: Prompt, response: str) -> dict[str, Any]:
+    """One reply; whatever the verifier raises or returns becomes a verdict."""
+    try:
+        reward = _reward(verifier(prompt, response))
+    except TimeoutError as error:
+        return _failure("timeout", error)
+    except MemoryError as error:
+        # What filled the memory may still be held somewhere in here: a fresh process starts empty.
+        return _failure("error", error) | {"retiring": True}
+    except Exception as error:  # a verifier is anybody's code: its failure is a verdict, and is reported with its name
+        return _failure("error", error)
+    verdict: Verdict = "correct" if reward == 1 else "wrong" if reward == -1 else "partial"
+    return {"reward": reward, "verdict": verdict, "message": "", "retiring": False}
+
+
+def _failure(verdict: Verdict, error: BaseException) -> dict[str, Any]:
+    message = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS]
+    return {"reward": -1.0, "verdict": verdict, "message": message, "retiring": False}
+
+
+def _reward(value: Any) -> float:
+    """A bool, or a number in [-1, 1]; numpy's count too. Raises `TypeError` or `ValueError` for anything else."""
+    plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bool):
+        return 1.0 if plain else -1.0
+    if not isinstance(plain, int | float):
+        raise TypeError(f"a verifier returns a bool or a number in [-1, 1], got {value!r:.80}")
+    if not -1 <= plain <= 1 or math.isnan(plain):
+        raise ValueError(f"a verifier's reward lies in [-1, 1], got {value!r:.80}")
+    return float(plain)
+
+
+def _prompt(fields: Mapping[str, Any]) -> Prompt:
+    return Prompt(
+        fields["prompt_id"], fields["text"], (), fields["answer"], fields["source"], metadata=fields["metadata"]
+    )
+
+
+def _send(channel: socket.socket, reply: Mapping[str, Any]) -> None:
+    # At once, unbuffered: a crash in the next verdict must not take this one with it.
+    channel.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _hold_on_to(lifeline_fd: int) -> None:
+    """Asks the kernel for SIGIO to this process group when the lifeline's other end is closed."""
+    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, fcntl.fcntl(lifeline_fd, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _limit_memory(memory_mib: int) -> None:
+    """Caps the address space at what the process has now plus `memory_mib`."""
+    with open("/proc/self/statm") as statm:
+        now = int(statm.read().split()[0]) * resource.getpagesize()
+    limit = now + memory_mib * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    main()
+    # Threads that a verifier started and never ended do not keep the process.
+    os._exit(0)
