@@ -1,11 +1,12 @@
 """From a prompt to the columns that the head sees: a projected embedding beside plain statistics of the text.
 
-x = [ W (e - m) / s + r(e),  (t - t_mean) / t_scale ]
+x = [ u . c,  W (e - m) / s + r(e),  t' ]     t' = (t - t_mean) / t_scale,  c = [ sqrt(H) (e - m), t' ]
 
-e: pooled embedding, W: projection (principal components), r: residual bottleneck whose last layer starts at zero
-(V0's residual query adapter, pooled), t: `text_statistics`. What a sentence embedding blurs (length, digits, how much
-notation) carries difficulty by itself, so it is fed beside it. Legend of shapes: N prompts, H embedding width,
-P projected columns, S statistics, D = P + S columns.
+e: pooled embedding, t: `text_statistics`, W: projection (principal components), r: residual bottleneck whose last layer
+starts at zero (V0's residual query adapter, pooled), u: a difficulty direction that `value train` fits over all
+policies, zero until then (a constant column says nothing to the head). What a sentence embedding blurs (length, digits,
+how much notation) carries difficulty by itself, so it is fed beside it. Legend of shapes: N prompts, H embedding width,
+P projected columns, S statistics, D = 1 + P + S columns.
 """
 
 import math
@@ -79,7 +80,7 @@ def statistics_tensor(texts: Sequence[str]) -> Tensor:
 class FeatureMap(nn.Module):
     """Pooled residual adapter; see the module docstring for its equation.
 
-    Only the projection and the residual are trained; the means and scales are buffers fixed at construction.
+    Projection, residual and difficulty are trained; the means and scales are buffers that `fit` sets.
     """
 
     mean_H: Tensor
@@ -100,6 +101,8 @@ class FeatureMap(nn.Module):
         self.residual = nn.Sequential(
             nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck), nn.GELU(), nn.Dropout(dropout), last
         )
+        self.difficulty = nn.Linear(width + num_statistics, 1, bias=False)
+        nn.init.zeros_(self.difficulty.weight)
         self.register_buffer("mean_H", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("statistics_mean_S", torch.zeros(num_statistics))
@@ -108,7 +111,7 @@ class FeatureMap(nn.Module):
     @property
     def num_columns(self) -> int:
         """D."""
-        return self.num_projected + len(STATISTICS)
+        return 1 + self.num_projected + len(STATISTICS)
 
     @torch.no_grad()
     def fit(self, embeddings_NH: Tensor, statistics_NS: Tensor) -> None:
@@ -130,10 +133,14 @@ class FeatureMap(nn.Module):
         self.statistics_mean_S.copy_(statistics_NS.mean(0))
         self.statistics_scale_S.copy_(statistics_NS.std(0).clamp_min(1e-3))
 
+    def inputs(self, embeddings_NH: Tensor, statistics_NS: Tensor) -> Tensor:
+        """c [N, H + S], every entry near unit size: unit vectors of H dimensions have entries near 1 / sqrt(H)."""
+        centred_NH = (embeddings_NH - self.mean_H) * math.sqrt(self.width)
+        return torch.cat([centred_NH, (statistics_NS - self.statistics_mean_S) / self.statistics_scale_S], dim=-1)
+
     def forward(self, embeddings_NH: Tensor, statistics_NS: Tensor) -> Tensor:
         """[N, H] and [N, S] to columns [N, D]."""
-        centred_NH = embeddings_NH - self.mean_H
-        # Unit vectors of a few hundred dimensions have entries near .05: the factor brings the residual's input to 1.
-        projected_NP = self.projection(centred_NH) / self.scale + self.residual(centred_NH * math.sqrt(self.width))
-        statistics_NS = (statistics_NS - self.statistics_mean_S) / self.statistics_scale_S
-        return torch.cat([projected_NP, statistics_NS], dim=-1)
+        inputs_NC = self.inputs(embeddings_NH, statistics_NS)
+        centred_NH, statistics_NS = inputs_NC[:, : self.width], inputs_NC[:, self.width :]
+        projected_NP = self.projection(centred_NH / math.sqrt(self.width)) / self.scale + self.residual(centred_NH)
+        return torch.cat([self.difficulty(inputs_NC), projected_NP, statistics_NS], dim=-1)

@@ -27,7 +27,7 @@ from v05ray.value.synthetic import TaskSampler
 NUM_PROJECTED = 32
 QUESTIONS_PER_FAMILY = 32
 SUPPORT_SIZES = (16, 32, 64, 96, 128, 192, 256)
-NUM_QUERIES = 32
+NUM_QUERIES = 64
 ROWS_PER_STEP = 2048
 """Support rows per step, which sets the number of tasks."""
 PEAK_LEARNING_RATE = 1.5e-3
@@ -43,7 +43,7 @@ def stderr_line(text: str) -> None:
 
 
 def fit_features(encoder: TextEncoder, *, seed: int, report: Report) -> tuple[FeatureMap, list[torch.Tensor]]:
-    """The feature map of the question bank, and each family's columns [n, D] under it."""
+    """The feature map of the question bank, and each family's columns [n, F] under it, without the difficulty."""
     report("making procedural questions")
     bank = question_bank(QUESTIONS_PER_FAMILY, seed)
     questions = [question for family in bank.values() for question in family]
@@ -54,7 +54,7 @@ def fit_features(encoder: TextEncoder, *, seed: int, report: Report) -> tuple[Fe
     features = FeatureMap(encoder.width, NUM_PROJECTED)
     features.fit(embeddings, statistics)
     with torch.no_grad():
-        columns = features.eval()(embeddings, statistics)
+        columns = features.eval()(embeddings, statistics)[:, 1:]  # the sampler makes the difficulty column itself
     return features, list(columns.split([len(family) for family in bank.values()]))
 
 
@@ -71,8 +71,10 @@ def train_head(head: ValueHead, sampler: TaskSampler, *, steps: int, seed: int, 
         for group in optimiser.param_groups:
             group["lr"] = PEAK_LEARNING_RATE * rate + 1e-6
         num_support = SUPPORT_SIZES[int(torch.randint(0, len(SUPPORT_SIZES), (1,), generator=sizes))]
-        num_tasks = max(2, ROWS_PER_STEP // (num_support + 2 * NUM_QUERIES))
-        batch = sampler.draw(num_tasks, num_support, NUM_QUERIES)
+        num_tasks = max(2, ROWS_PER_STEP // (num_support + NUM_QUERIES))
+        # Clear tasks first: on noisy ones alone the loss sits at the base rate for hundreds of steps.
+        clarity = max(0.0, 1 - 5 * step / steps)
+        batch = sampler.draw(num_tasks, num_support, NUM_QUERIES, clarity=clarity)
         margins_BQ = head.margins(
             batch.columns_BND[:, :num_support], batch.labels_BS, batch.columns_BND[:, num_support:]
         )
@@ -119,7 +121,7 @@ def pretrain(
         torch.manual_seed(derive_seed("value head", seed))
         head = ValueHead(HeadConfig(num_columns=features.num_columns))
         tasks = torch.Generator().manual_seed(derive_seed("value tasks", seed))
-        sampler = TaskSampler(families, NUM_PROJECTED, features.num_columns, tasks)
+        sampler = TaskSampler(families, NUM_PROJECTED, features.num_columns - 1, tasks)
         losses = train_head(head, sampler, steps=steps, seed=seed, report=report)
     info = BundleInfo(
         backbone=MINILM_ID,

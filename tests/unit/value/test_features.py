@@ -49,7 +49,7 @@ def fitted(num_rows: int = 40) -> tuple[FeatureMap, torch.Tensor, torch.Tensor]:
 
 def test_projected_columns_are_the_principal_components():
     features, embeddings, statistics = fitted()
-    columns = features(embeddings, statistics)[:, :3].double()
+    columns = features(embeddings, statistics)[:, 1:4].double()
     _, singular, right = torch.linalg.svd((embeddings - embeddings.mean(0)).double())
     expected = (embeddings - embeddings.mean(0)).double() @ right[:3].T
     scale = float(features.scale)
@@ -59,7 +59,7 @@ def test_projected_columns_are_the_principal_components():
 
 def test_statistics_columns_are_standardised_and_constant_ones_stay_finite():
     features, embeddings, statistics = fitted()
-    columns = features(embeddings, statistics)[:, 3:]
+    columns = features(embeddings, statistics)[:, 4:]
     assert torch.allclose(columns.mean(0), torch.zeros(len(STATISTICS)), atol=1e-5)
     assert bool(columns.isfinite().all())
 
@@ -70,8 +70,19 @@ def test_the_residual_starts_at_zero_and_reaches_every_projected_column_once_tra
     with torch.no_grad():
         features.residual[-1].bias += 1.0
     after = features(embeddings, statistics)
-    assert torch.allclose(after[:, :3], before[:, :3] + 1.0)
-    assert torch.equal(after[:, 3:], before[:, 3:])
+    assert torch.allclose(after[:, 1:4], before[:, 1:4] + 1.0)
+    assert torch.equal(after[:, [0, *range(4, after.shape[1])]], before[:, [0, *range(4, before.shape[1])]])
+
+
+def test_the_difficulty_is_nothing_until_trained_and_then_a_line_through_all_inputs():
+    features, embeddings, statistics = fitted()
+    assert torch.equal(features(embeddings, statistics)[:, 0], torch.zeros(40))
+    with torch.no_grad():
+        features.difficulty.weight[0, 5] = 2.0
+        features.difficulty.weight[0, 12] = 1.0  # the first statistic, behind the 12 dimensions
+    inputs = features.inputs(embeddings, statistics)
+    expected = 2 * math.sqrt(12) * (embeddings - embeddings.mean(0))[:, 5] + inputs[:, 12]
+    assert torch.allclose(features(embeddings, statistics)[:, 0], expected, atol=1e-4)
 
 
 def test_too_small_a_corpus_is_refused():

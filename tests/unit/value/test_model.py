@@ -162,7 +162,7 @@ def rewrite(path: Path, change) -> None:
         (lambda t, h: h.update(format="2"), "has format 2, this version of v05ray reads 1"),
         (lambda t, h: h.update(statistics="[]"), "text statistics"),
         (lambda t, h: h.update(info="{}"), "unreadable header"),
-        (lambda t, h: h.update(info=h["info"].replace('"num_columns": 20', '"num_columns": 21')), "20 columns"),
+        (lambda t, h: h.update(info=h["info"].replace('"num_columns": 21', '"num_columns": 22')), "21 columns"),
     ],
 )
 def test_a_bundle_that_does_not_fit_is_refused_by_name(tmp_path: Path, change, message: str):
