@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from v05ray import durable
+from v05ray.dotted import flatten
 from v05ray.redaction import redact_tree
 from v05ray.registry import ConfigError
 
@@ -217,17 +218,6 @@ def check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, where: 
 
 
 _UNSET = object()
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` to `{"a.b": 1}`; lists are values, and an empty mapping is the value `{}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _require_json(value: Any, place: str) -> None:

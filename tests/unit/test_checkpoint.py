@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.killing import kill_at_every_point
-from v05ray.checkpoint import CheckpointError, Checkpoints, check_config, flatten
+from v05ray.checkpoint import CheckpointError, Checkpoints, check_config
+from v05ray.dotted import flatten
 from v05ray.registry import ConfigError
 
 CONFIG = {

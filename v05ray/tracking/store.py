@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from v05ray.checkpoint import flatten
+from v05ray.dotted import flatten
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
