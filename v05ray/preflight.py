@@ -13,7 +13,7 @@ from v05ray import layout
 from v05ray.config import Config
 from v05ray.data.loading import load_splits
 from v05ray.registry import ConfigError
-from v05ray.rewards import check_verifier
+from v05ray.rewards.verifiers import check_verifier
 from v05ray.types import Prompt
 
 
@@ -31,7 +31,7 @@ class Prepared:
 def prepare(config: Config) -> Prepared:
     """Loads tokenizer and prompts and looks at everything else; raises `ConfigError` for what cannot be run."""
     check_model_folder(config)
-    check_verifier(config.rewards)
+    check_verifier(config.rewards.verifier.name, config.rewards.verifier.options)
     tokenizer = load_tokenizer(config)
     splits = load_splits(
         config.data,

@@ -37,7 +37,7 @@ async def start_all(
             values.describe() if values else asyncio.sleep(0), learners.setup(), scheduler.start()
         )
         if choice:
-            note(f"value model: {choice}")
+            note(choice)
         note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
         yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
 
