@@ -56,9 +56,9 @@ def run_replay(parsed: argparse.Namespace) -> int:
 
 def run_explain(parsed: argparse.Namespace) -> int:
     """Prints the prompt's story."""
-    from v05ray.explain import explain
     from v05ray.ledger import LedgerError
     from v05ray.replay import open_ledger
+    from v05ray.replay.explain import explain
 
     try:
         print(explain(open_ledger(parsed.folder), parsed.prompt, step=parsed.step))
@@ -141,7 +141,7 @@ def _table(before: "Figures", after: "Figures") -> list[str]:
             for reason in sorted({*before.stops, *after.stops})
         ),
         ("MSE, b2/(1 + k b2)", f"{before.mse_rule:.4f}", f"{after.mse_rule:.4f}"),
-        ("MSE, plug-in", f"{before.mse_plug_in:.4f}", f"{after.mse_plug_in:.4f}"),
+        ("MSE, leave-one-out", f"{before.mse_loo:.4f}", f"{after.mse_loo:.4f}"),
         ("advantage, mean", f"{before.advantage_mean:+.4f}", f"{after.advantage_mean:+.4f}"),
         ("advantage, variance", f"{before.advantage_variance:.4f}", f"{after.advantage_variance:.4f}"),
     ]

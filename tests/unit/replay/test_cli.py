@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from tests.unit.test_replay import NUM_PROMPTS, record
+from tests.unit.replay.test_replay import NUM_PROMPTS, record
 from v05ray.registry import ConfigError
-from v05ray.replay_cli import add_parsers
+from v05ray.replay.cli import add_parsers
 
 
 @pytest.fixture(scope="module")
@@ -84,5 +84,5 @@ def test_a_folder_without_a_ledger_is_explained(tmp_path):
 
 
 def test_the_parser_loads_nothing_heavy():
-    code = "import sys, v05ray.replay_cli; sys.exit(any(m in sys.modules for m in ('pyarrow', 'torch', 'mlflow')))"
+    code = "import sys, v05ray.replay.cli; sys.exit(any(m in sys.modules for m in ('pyarrow', 'torch', 'mlflow')))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,11 +14,13 @@ from v05ray.advantages import GroupView
 from v05ray.config import BudgetConfig, Spec
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest
+from v05ray.recorded import RecordedGroup, RecordedRollout
 from v05ray.registry import ConfigError
 from v05ray.replay import Changes, Report, Settings, StepReplayer, figures, open_ledger, replay
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
-from v05ray.types import Draw, Prior
+from v05ray.stats.shrinkage import fuse
+from v05ray.types import Decision, Draw, Prior, Stop
 
 NUM_PROMPTS = 24
 
@@ -200,8 +202,51 @@ async def test_figures_by_hand(tmp_path):
     found = figures(replayer.step([hand]))
     assert (found.num_prompts, found.num_rollouts, found.num_tokens) == (1, 2, 7)
     assert found.mse_rule == pytest.approx(3.5 / 8)  # b2 = 4 - 1/2, M(2) = b2 / (1 + 2 b2)
-    assert found.mse_plug_in == 0.0  # the mean's noise: (1 - 1) / 1
+    assert found.mse_loo == 0.0  # each reward is what the other one says, and they do not vary
     assert found.advantage_variance == 0.0
+
+
+def recorded_group(prompt_id: str, rewards: list[float], prior: float) -> RecordedGroup:
+    rollouts = tuple(
+        RecordedRollout(i, "", reward, "partial", 1, 0.0, "stop", 0, "g", 0.0, None) for i, reward in enumerate(rewards)
+    )
+    k = len(rewards)
+    decisions = (
+        Decision(Draw(prompt_id, k), 0, None, prior, None, None, 1),
+        Decision(Stop(prompt_id, "fixed"), k, sum(rewards) / k, prior, None, k, 1),
+    )
+    return RecordedGroup(1, prompt_id, "", "", "", 1, Prior(prompt_id, prior, 0), rollouts, decisions)
+
+
+def fixed(k: int, advantage: str) -> StepReplayer:
+    return StepReplayer(Settings("fixed", {"n": k}, 0.0, 1, "async", "drain", advantage, {}))
+
+
+def test_the_leave_one_out_error_by_hand():
+    group = recorded_group("p", [1.0, 1.0, -1.0], prior=0.5)
+    # rloo: others' means 0, 0, 1: errors 1, 1, 4; less the variance 4/3.
+    assert figures(fixed(3, "rloo").step([group])).mse_loo == pytest.approx(2 - 4 / 3)
+    # v05 from two rewards: |0 - .5| and |1 - .5| are within 1/sqrt(2), so B = V: errors .25, .25, 2.25.
+    assert figures(fixed(3, "v05").step([group])).mse_loo == pytest.approx(2.75 / 3 - 4 / 3)
+    assert figures(fixed(3, "v05_loo").step([group])).mse_loo == pytest.approx(2.75 / 3 - 4 / 3)
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "v05", "v05_loo"])
+def test_the_leave_one_out_error_is_the_baselines_true_squared_error(advantage):
+    """On worlds with known pass rates: k = 5 rollouts estimate the error of a baseline made from 4."""
+    rng = random.Random(7)
+    truth = 0.0
+    groups = []
+    for index in range(4000):
+        p = rng.random()
+        rewards = [1.0 if rng.random() < p else -1.0 for _ in range(5)]
+        prior = max(-0.95, min(0.95, 2 * p - 1 + rng.gauss(0, 0.3)))
+        groups.append(recorded_group(f"p{index}", rewards, prior))
+        mean = sum(rewards[:4]) / 4
+        baseline = mean if advantage == "rloo" else fuse(prior, rewards[:4]).baseline
+        truth += (baseline - (2 * p - 1)) ** 2 / 4000
+    found = figures(fixed(5, advantage).step(groups)).mse_loo
+    assert found == pytest.approx(truth, abs=0.02)
 
 
 @pytest.mark.parametrize(

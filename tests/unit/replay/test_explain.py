@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.test_ledger import make_group
-from v05ray.explain import explain, tell
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.registry import ConfigError
+from v05ray.replay.explain import explain, tell
 from v05ray.types import Decision, Draw, Stop
 
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "advantage": {"name": "v05"}, "halt_fraction": 0.0625}
