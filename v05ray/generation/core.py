@@ -58,12 +58,16 @@ class VllmCore:
 
         import torch
         from vllm import EngineArgs
+        from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.llm_engine import LLMEngine
 
         arguments = _engine_arguments(generators, model, on_gpu=torch.cuda.is_available())
         try:
             self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(model_path), **arguments))
-        except ValueError as error:  # settings that vLLM cannot serve; another try would not help
+        except (
+            ValueError,
+            VLLMValidationError,
+        ) as error:  # settings that vLLM cannot serve; another try would not help
             raise ConfigError(f"vLLM cannot serve {model_path} with {arguments}: {error}") from error
         self._tokenizer = self._engine.get_tokenizer()
         self._internal_ids: dict[str, str] = {}
@@ -71,13 +75,14 @@ class VllmCore:
 
     def add(self, request_id: str, token_ids: Sequence[int], seed: int, sampling: Sampling) -> None:
         """Queues one request; raises `ConfigError` for one that vLLM will not take."""
+        from vllm.exceptions import VLLMValidationError
         from vllm.inputs import TokensPrompt
 
         try:
             self._internal_ids[request_id] = self._engine.add_request(
                 request_id, TokensPrompt(prompt_token_ids=list(token_ids)), _sampling_params(seed, sampling)
             )
-        except ValueError as error:  # vLLM's word for a bad request; anything else is a broken engine
+        except (ValueError, VLLMValidationError) as error:  # a bad request; anything else is a broken engine
             raise ConfigError(f"the engine refused a request with {sampling}: {error}") from error
 
     def step(self) -> list[Output]:

@@ -26,6 +26,5 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
             "MKL_NUM_THREADS": threads,
             # Some of vLLM's functions are compiled even in eager mode: 2 to 9 s at the first request, for nothing.
             "TORCHDYNAMO_DISABLE": "1",
-            "CUDA_VISIBLE_DEVICES": "",
         }
     return variables
