@@ -196,7 +196,7 @@ def test_secrets_are_not_logged(output_dir, monkeypatch):
 ENDLESS = """
 import sys, time
 from pathlib import Path
-from tests.unit.tracking.test_tracker import make_tracker
+from tests.e2e.tracking.test_tracker import make_tracker
 tracker = make_tracker(Path(sys.argv[1]))
 for step in range(1, 1_000_000):
     tracker.log_metrics({"a": float(step), "b": -float(step)}, step)
