@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the ledger needs pyarrow, and the command line should not w
 _LONGEST_TEXT = 300
 _REASONS = {
     "accepted": "the evidence agrees with the prior",
-    "target_reached": "the target is drawn",
+    "target_reached": "what is drawn meets the target",
     "cap": "n_max is drawn",
     "halted": "the batch is nearly done, and nobody is topped up any more",
     "fixed": "the rule has a fixed budget",
