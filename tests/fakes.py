@@ -67,7 +67,7 @@ def _write_json(path: Path, content: object) -> None:
 
 @dataclass
 class FakeGenerator:
-    """`ports.Generator`: sample i of a prompt has reward `rewards[prompt_id][i % len]`, greedy ones `greedy[prompt_id]`.
+    """`ports.Generator`: sample i of a prompt has reward `rewards[prompt_id][i % len]`, the greedy one its own.
 
     A response has `num_tokens` tokens, cut off at the request's `max_tokens` (finish reason `length`).
     """

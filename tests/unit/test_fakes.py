@@ -75,7 +75,7 @@ async def test_a_restarted_generator_serves_version_zero():
     generator = fakes.FakeGenerator({"p1": [1]}, restarts=True)
     await generator.load_weights(Weights(3, None, 0))
     generator.lose()
-    await generator.ready()
+    await generator.restart()
     assert [r.policy_version for r in await generator.draw(fakes.make_request(prompt, [0]))] == [0]
     forever = fakes.FakeGenerator({"p1": [1]})
     forever.lose()
