@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(doctor, required=False)
     doctor.set_defaults(run=_doctor)
 
-    from v05ray.replay_cli import add_parsers as add_replay_parsers
+    from v05ray.replay.cli import add_parsers as add_replay_parsers
     from v05ray.value.cli import add_parser as add_value_parser
 
     add_replay_parsers(commands)
