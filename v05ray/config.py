@@ -139,6 +139,19 @@ class GeneratorsConfig(Section):
     """A draw that takes longer is taken from its generator and given to another one, in seconds."""
 
 
+class PublishedValueConfig(Section):
+    """Where V0's published weights lie; they are gated, and TabPFN 2.5's are for non-commercial use."""
+
+    checkpoint: Path
+    """V0's torch file `{"model_state_dict": ...}`: backbone and adapter."""
+    backbone: Path
+    """Hugging Face folder of the embedding model (Qwen3-Embedding-0.6B): config and tokenizer."""
+    head: Path
+    """TabPFN classifier, `.ckpt` or `.safetensors` in TabPFN's own format."""
+    num_estimators: int = Field(default=4, ge=1, le=32)
+    """Members of the head's ensemble: column orders and class orders whose answers are averaged."""
+
+
 class ValueConfig(Section):
     """V0, the generalist value model that gives the prior."""
 
@@ -148,6 +161,8 @@ class ValueConfig(Section):
     """`bundle` is the embedded V0 (MiniLM + small head); `auto` takes the best that is present, and says which."""
     bundle: Path | None = None
     """A bundle made by `v05ray value pretrain`/`train`; None means the one in the package."""
+    published: PublishedValueConfig | None = None
+    """The published weights, where you have them; `auto` then takes them."""
     pool_size: int = Field(default=1, ge=1)
     """Value actors."""
     num_cpus: float = Field(default=0.5, gt=0)
@@ -166,6 +181,12 @@ class ValueConfig(Section):
     """Take the base rate for the prior while V0's recent skill is not above it."""
     trust_window: int = Field(default=256, ge=64)
     """Recent groups over which skill and calibration are judged."""
+    history: Literal["none", "beta"] = "none"
+    """`beta` adds a prompt's own discounted results to its prior when it comes again."""
+    history_discount: float = Field(default=0.7, ge=0, le=1)
+    """What an old result still counts at the prompt's next visit."""
+    history_strength: float = Field(default=8.0, gt=0)
+    """How many rollouts the value model's own answer weighs beside the history."""
 
 
 class RewardsConfig(Section):
