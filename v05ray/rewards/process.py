@@ -19,8 +19,6 @@ from v05ray.registry import ConfigError
 
 START_TIMEOUT_S = 120.0
 """Importing a verifier's libraries takes a second or two; on a machine that is short of everything, much longer."""
-_GRACE_S = 0.05
-"""A reply that came in time may wait for an event loop that was busy: it gets this much longer to be read."""
 
 
 class WorkerDied(RuntimeError):
@@ -73,9 +71,8 @@ class WorkerProcess:
         """The next reply. Raises `TimeoutError`, or `WorkerDied` if the process ended."""
         reading = asyncio.ensure_future(self._reader.readline())
         try:
+            # Not `wait_for`: a reply that came in time, while the event loop was busy with something else, still counts.
             await asyncio.wait({reading}, timeout=timeout_s)
-            if not reading.done():
-                await asyncio.wait({reading}, timeout=_GRACE_S)
             if not reading.done():
                 raise TimeoutError(f"no verdict within {timeout_s:g} s")
         finally:
