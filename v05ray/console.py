@@ -38,7 +38,7 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
             peak_bytes=outcome.peak_bytes,
             places={
                 "model": str(folder.model),
-                "ledger": f"{folder.ledger} (Parquet: pandas.read_parquet reads it)",
+                "ledger": f"{folder.ledger}/rollouts-*.parquet, decisions-*.parquet; v05ray replay {folder.path}",
                 "MLflow": how_to_look(uri),
                 "logs": str(folder.logs),
             },

@@ -28,6 +28,7 @@ from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
 from v05ray.preflight import Prepared, check_resources, local_node, prepare
 from v05ray.progress import Progress
+from v05ray.redaction import redact
 from v05ray.registry import ConfigError
 from v05ray.run_folder import RunFolder, folder_to_resume, new_folder
 from v05ray.tracking import MlflowTracker
@@ -68,7 +69,7 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
         folder = folder_to_resume(config.run.output_dir, config.run.name, resume)
     else:
         folder = new_folder(config.run.output_dir, config.run.name)
-        folder.config.write_text(to_yaml(config))
+        folder.config.write_text(redact(to_yaml(config)))
     with PeakMemory() as memory, cluster(config, folder.logs):
         state, interrupted = _run(_train(config, prepared, folder, resume=resume is not None))
     outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
@@ -201,8 +202,10 @@ async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resum
                     state = await trainer.run(stop.is_set)
                 interrupted = state.step < config.run.num_steps
                 await roles.learners.export(folder.model)
-    finally:
-        tracker.close()
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    tracker.close("KILLED" if interrupted else "FINISHED")
     return state, interrupted
 
 
