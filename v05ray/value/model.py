@@ -228,10 +228,12 @@ def _choose(config: ValueConfig, cache: Path | None) -> tuple[Backend, str]:
     if config.backend == "base_rate":
         return BaseRateBackend(), "value model: base_rate, as value.backend says"
     if config.backend == "published":
-        return _published(config, cache)
+        return _published(config, cache, "as value.backend says")
     if config.backend == "bundle" or config.bundle is not None:
         why = "as value.bundle says" if config.bundle is not None else "as value.backend says"
         return EmbeddedBackend.from_file(bundle, cache, config.num_threads), f"value model: bundle {bundle.name}, {why}"
+    if config.published is not None:
+        return _published(config, cache, "as value.published names them")
     try:
         backend = EmbeddedBackend.from_file(bundle, cache, config.num_threads)
     except ConfigError as error:
@@ -239,5 +241,22 @@ def _choose(config: ValueConfig, cache: Path | None) -> tuple[Backend, str]:
     return backend, f"value model: bundle {bundle.name} (auto), the one in the package; no published weights are named"
 
 
-def _published(config: ValueConfig, cache: Path | None) -> tuple[Backend, str]:
-    raise ConfigError("value.backend=published needs the published weights; see v05ray.value.published")
+def _published(config: ValueConfig, cache: Path | None, why: str) -> tuple[Backend, str]:
+    from v05ray.value.published import PublishedBackend
+
+    files = config.published
+    if files is None:
+        raise ConfigError(
+            "value.backend=published needs value.published.checkpoint, .backbone and .head; the weights are gated "
+            "(V0's and Qwen3-Embedding-0.6B's licences are on their model cards, TabPFN 2.5's is non-commercial)"
+        )
+    backend = PublishedBackend.from_files(
+        files.checkpoint,
+        files.backbone,
+        files.head,
+        num_estimators=files.num_estimators,
+        cache=cache,
+        num_threads=config.num_threads,
+    )
+    licence = "TabPFN 2.5's weights are for non-commercial use"
+    return backend, f"value model: published weights {files.checkpoint.name}, {why}; {licence}"
