@@ -44,12 +44,14 @@ class GeneratorActor:
 
 
 class RayGenerator:
-    """Implements `ports.Generator`; knows how to start its actor anew in the same place."""
+    """Implements `ports.Generator`; starts its actor when first asked for it, and anew in the same place after a loss.
+
+    Until then it is a plain value, so it can be sent to the scheduler, whose process then owns the actor.
+    """
 
     def __init__(self, generator_id: str, config: Config, group: PlacementGroup) -> None:
         self._id, self._config, self._group = generator_id, config, group
         self._actor: Any = None
-        self._start()
 
     @property
     def generator_id(self) -> str:
@@ -74,6 +76,8 @@ class RayGenerator:
 
     async def ready(self) -> None:
         """Waits for the engine, however long it loads."""
+        if self._actor is None:
+            self._start()
         await self._ask("ready")
 
     async def restart(self) -> None:

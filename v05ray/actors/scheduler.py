@@ -1,26 +1,25 @@
 """The scheduler actor: a `RolloutScheduler` and its generator pool in a process of their own."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from v05ray.config import Config
-from v05ray.ports import BatchRequest, RewardPool, Weights
+from v05ray.ports import BatchRequest, Generator, RewardPool, Weights
 from v05ray.types import DrawRequest, Rollout, RolloutGroup
 
 
 class SchedulerActor:
     """Owns the generators: it starts them, and they end with it."""
 
-    def __init__(self, config: Config, rewards: RewardPool, generator_groups: Mapping[str, Any]) -> None:
-        from v05ray.actors.generator import RayGenerator
+    def __init__(self, config: Config, rewards: RewardPool, generators: Sequence[Generator]) -> None:
         from v05ray.scheduling.pool import GeneratorPool
         from v05ray.scheduling.scheduler import RolloutScheduler
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._pool = GeneratorPool(draw_timeout_s=config.generators.draw_timeout_s)
         self._scheduler = RolloutScheduler(self._pool, rewards, config.budget, seed=config.run.seed)
-        self._generators = [RayGenerator(name, config, group) for name, group in generator_groups.items()]
+        self._generators = generators
 
     async def start(self) -> dict[str, str]:
         """Brings the generators up; returns every one's state once none is on its way any more."""

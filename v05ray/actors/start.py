@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup
 
 from v05ray import layout
+from v05ray.actors.generator import RayGenerator
 from v05ray.actors.learner import RayLearnerGroup
 from v05ray.actors.placement import on, reserve
 from v05ray.actors.rewards import RayRewardPool, RewardActor
@@ -68,11 +69,11 @@ async def _inference(
         .remote(config.rewards)
     )
     rewards = RayRewardPool(reward_actor)
-    generator_groups = {name: group for name, group in groups.items() if name.startswith("generator-")}
+    generators = [RayGenerator(name, config, group) for name, group in groups.items() if name.startswith("generator-")]
     scheduler_actor: Any = (
         ray.remote(SchedulerActor)
         .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(groups["scheduler"]))
-        .remote(config, rewards, generator_groups)
+        .remote(config, rewards, generators)
     )
     try:
         yield RayScheduler(scheduler_actor), rewards

@@ -1,0 +1,60 @@
+import asyncio
+from typing import Any
+
+import pytest
+import ray
+
+from tests.fakes import make_prompt
+from v05ray.actors.placement import reserve
+from v05ray.actors.rewards import RayRewardPool, RewardActor
+from v05ray.actors.value import RayValuePool, ValueActor
+from v05ray.config import RewardsConfig, Spec, ValueConfig
+from v05ray.layout import Role
+from v05ray.registry import ConfigError
+from v05ray.types import Rollout, SupportExample
+
+
+def rollout(text: str, index: int = 0) -> Rollout:
+    return Rollout("p", index, text, (1,), (-0.1,), "stop", 0, "g", 0.0)
+
+
+@pytest.fixture(scope="module")
+def reward_actor() -> Any:
+    actor: Any = ray.remote(RewardActor).options(num_cpus=0, max_concurrency=100, max_restarts=-1, max_task_retries=-1)
+    return actor.remote(RewardsConfig(verifier=Spec(name="last_integer")))
+
+
+async def test_verdicts_come_back_in_order_however_many_are_asked_for_at_once(reward_actor: Any):
+    pool = RayRewardPool(reward_actor)
+    prompt = make_prompt("p", answer="7")
+    texts = [f"it is {i}" for i in range(50)]
+    verdicts = await asyncio.gather(*(pool.score(prompt, rollout(t, i)) for i, t in enumerate(texts)))
+    assert [v.reward for v in verdicts] == [1.0 if i == 7 else -1.0 for i in range(50)]
+    assert [v.rollout.sample_index for v in verdicts] == list(range(50))
+
+
+async def test_a_killed_reward_actor_comes_back_and_the_call_is_made_again(reward_actor: Any):
+    pool = RayRewardPool(reward_actor)
+    ray.kill(reward_actor, no_restart=False)
+    verdict = await pool.score(make_prompt("p", answer="3"), rollout("3"))
+    assert verdict.reward == 1.0
+
+
+async def test_the_value_pool_answers_in_order_whatever_its_size(tmp_path):
+    support = [SupportExample(f"s{i}", f"question {i}", 1.0 if i % 2 else -1.0, 0) for i in range(40)]
+    prompts = [make_prompt(f"p{i}") for i in range(7)]
+    answers = []
+    for size in (1, 2):
+        actor: Any = ray.remote(ValueActor).options(num_cpus=0)
+        pool = RayValuePool([actor.remote(ValueConfig(), tmp_path / "cache.sqlite") for _ in range(size)])
+        priors = await pool.predict(prompts, support, policy_version=3, seed=0)
+        answers.append([prior.value for prior in priors])
+        assert [prior.prompt_id for prior in priors] == [prompt.prompt_id for prompt in prompts]
+        assert {prior.origin for prior in priors} == {"v0"}
+    assert answers[0] == pytest.approx(answers[1], abs=1e-5)
+
+
+async def test_what_no_node_can_hold_is_named_after_the_wait():
+    giant = Role("giant", ({"CPU": 64.0},), "STRICT_PACK")
+    with pytest.raises(ConfigError, match=r"no room for giant \(CPU: asked 64, present 4\)"):
+        await reserve([giant], wait_s=0.5)
