@@ -22,7 +22,7 @@ from typing import Any
 from v05ray import durable
 from v05ray.dotted import flatten
 from v05ray.redaction import redact_tree
-from v05ray.registry import ConfigError
+from v05ray.registry import ConfigError, RunError
 
 FORMAT_VERSION = 1
 HASHED_BYTES = 16 * 2**20
@@ -50,7 +50,7 @@ MAY_CHANGE = (
 _NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
     """A checkpoint cannot be written or read; the message names the file and the way out."""
 
 

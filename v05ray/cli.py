@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from v05ray import __version__
-from v05ray.registry import ConfigError
+from v05ray.registry import ConfigError, RunError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"v05ray: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"v05ray: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("v05ray: stopped at once; the newest checkpoint is whole (--resume)", file=sys.stderr)
         return 130

@@ -28,6 +28,7 @@ from v05ray.ledger import LedgerWriter
 from v05ray.metrics import Stopwatch, Totals, prior_metrics, rollout_metrics
 from v05ray.ports import BatchRequest, LearnerGroup, RewardPool, Scheduler, Tracker, ValuePool
 from v05ray.progress import Progress
+from v05ray.samples import write_samples
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
 from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample, TrainSample
@@ -83,10 +84,14 @@ class Trainer:
         ledger: LedgerWriter,
         checkpoints: Checkpoints,
         progress: Progress,
+        samples: Path,
     ) -> None:
+        """`samples` is the folder that gets some rollouts of every checkpointed step, to read."""
         self._config, self._roles = config, roles
         self._stream, self._eval_prompts = stream, tuple(eval_prompts)
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
+        self._samples = samples
+        self._last_groups: Sequence[RolloutGroup] = ()
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
         value = config.value
@@ -154,6 +159,7 @@ class Trainer:
         with clock("update_weights"):
             await self._publish()
         self._remember(groups, raw_priors)
+        self._last_groups = groups
         with clock("ledger"):
             await asyncio.to_thread(self._ledger.append_step, step, groups, values, self._ledger_meta())
         return self._report(groups, values, actor_metrics, clock, await self._roles.scheduler.status())
@@ -277,6 +283,11 @@ class Trainer:
         state = {name: part.state_dict() for name, part in self._parts.items()}
         state["scheduler"] = await self._roles.scheduler.state_dict()
         await self._checkpoints.save(self.state.step, state, self._roles.learners.save)
+        count = self._config.tracking.num_sample_rollouts
+        if count and self._last_groups:
+            path = self._samples / f"step-{self.state.step:06d}.md"
+            write_samples(path, self.state.step, self._last_groups, num_rollouts=count)
+            self._roles.tracker.log_artifact(path)
 
 
 class _Feeder:

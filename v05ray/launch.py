@@ -19,7 +19,7 @@ import ray
 from v05ray import layout
 from v05ray.actors.placement import nodes
 from v05ray.actors.start import start_all, start_inference
-from v05ray.checkpoint import Checkpoints
+from v05ray.checkpoint import Checkpoints, Latest
 from v05ray.config import Config, to_yaml
 from v05ray.data.stream import PromptStream
 from v05ray.driver import RunState, Trainer
@@ -70,11 +70,37 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
     else:
         folder = new_folder(config.run.output_dir, config.run.name)
         folder.config.write_text(redact(to_yaml(config)))
-    with PeakMemory() as memory, cluster(config, folder.logs):
-        state, interrupted = _run(_train(config, prepared, folder, resume=resume is not None))
-    outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
-    folder.summary.write_text(json.dumps({**asdict(state), "peak_bytes": outcome.peak_bytes}, indent=1))
+    checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
+    latest = _latest(checkpoints, folder) if resume else None
+    tracker = MlflowTracker(
+        folder.path,
+        uri=config.tracking.uri,
+        output_dir=config.run.output_dir,
+        experiment=config.tracking.experiment,
+        run_name=folder.path.name,
+    )
+    try:
+        tracker.log_params(config.model_dump(mode="json"))
+        tracker.log_artifact(folder.config)
+        with PeakMemory() as memory, cluster(config, folder.logs):
+            state, interrupted = _run(_train(config, prepared, folder, checkpoints, latest, tracker))
+        outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
+        folder.summary.write_text(json.dumps({**asdict(state), "peak_bytes": outcome.peak_bytes}, indent=1))
+        tracker.log_artifact(folder.summary)
+    except BaseException:
+        tracker.close("FAILED")
+        raise
+    tracker.close("KILLED" if interrupted else "FINISHED")
     return outcome
+
+
+def _latest(checkpoints: Checkpoints, folder: RunFolder) -> Latest:
+    """The newest whole checkpoint, known to belong to this config."""
+    latest = checkpoints.latest()
+    if latest is None:
+        raise ConfigError(f"{folder.path} holds no checkpoint to resume from; start anew without --resume")
+    checkpoints.load(latest.folder)
+    return latest
 
 
 def evaluate_only(config: Config) -> EvalReport:
@@ -157,56 +183,44 @@ def check_resources_or_wait(config: Config) -> None:
         log.warning("%s; waiting up to %g s for the cluster to grow", reason, config.cluster.wait_s)
 
 
-async def _train(config: Config, prepared: Prepared, folder: RunFolder, *, resume: bool) -> tuple[RunState, bool]:
-    checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
-    latest = checkpoints.latest() if resume else None
-    if resume and latest is None:
-        raise ConfigError(f"{folder.path} holds no whole checkpoint to resume from; start anew without --resume")
-    tracker = MlflowTracker(
-        folder.path,
-        uri=config.tracking.uri,
-        output_dir=config.run.output_dir,
-        experiment=config.tracking.experiment,
-        run_name=folder.path.name,
-    )
-    tracker.log_params(config.model_dump(mode="json"))
-    tracker.log_artifact(folder.config)
+async def _train(
+    config: Config,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    latest: Latest | None,
+    tracker: MlflowTracker,
+) -> tuple[RunState, bool]:
+    """(the state at the end, whether it was interrupted)"""
     progress = Progress(num_steps=config.run.num_steps)
-    interrupted = False
-    try:
-        with progress:
-            progress.note("starting the actors")
-            async with start_all(
-                config, tracker, cache=folder.path.parent / "embeddings.sqlite", note=progress.note
-            ) as roles:
-                trainer = Trainer(
-                    config,
-                    roles,
-                    stream=PromptStream(
-                        prepared.train,
-                        batch_size=config.run.prompts_per_step,
-                        shuffle=config.data.shuffle,
-                        seed=config.run.seed,
-                    ),
-                    eval_prompts=prepared.eval,
-                    ledger=LedgerWriter(folder.ledger),
-                    checkpoints=checkpoints,
-                    progress=progress,
-                )
-                if latest is not None:
-                    for skipped in latest.skipped:
-                        progress.note(f"skipped a damaged checkpoint: {skipped}")
-                    progress.note(f"resuming from {latest.folder.name}")
-                    await trainer.resume(latest.folder)
-                with _interruptible(progress) as stop:
-                    state = await trainer.run(stop.is_set)
-                interrupted = state.step < config.run.num_steps
-                await roles.learners.export(folder.model)
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close("KILLED" if interrupted else "FINISHED")
-    return state, interrupted
+    with progress:
+        progress.note("starting the actors")
+        cache = folder.path.parent / "embeddings.sqlite"
+        async with start_all(config, tracker, cache=cache, note=progress.note) as roles:
+            trainer = Trainer(
+                config,
+                roles,
+                stream=PromptStream(
+                    prepared.train,
+                    batch_size=config.run.prompts_per_step,
+                    shuffle=config.data.shuffle,
+                    seed=config.run.seed,
+                ),
+                eval_prompts=prepared.eval,
+                ledger=LedgerWriter(folder.ledger),
+                checkpoints=checkpoints,
+                progress=progress,
+                samples=folder.samples,
+            )
+            if latest is not None:
+                for skipped in latest.skipped:
+                    progress.note(f"skipped a damaged checkpoint: {skipped}")
+                progress.note(f"resuming from {latest.folder.name}")
+                await trainer.resume(latest.folder)
+            with _interruptible(progress) as stop:
+                state = await trainer.run(stop.is_set)
+            await roles.learners.export(folder.model)
+    return state, state.step < config.run.num_steps
 
 
 @contextlib.contextmanager

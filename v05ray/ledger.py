@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from v05ray import durable
 from v05ray.recorded import Conservation, RecordedGroup, RecordedRollout, group_problems, num_given_up
+from v05ray.registry import RunError
 from v05ray.types import Decision, Draw, Prior, RolloutGroup, Stop
 
 GREEDY_INDEX = -1
@@ -77,7 +78,7 @@ _MARKER = re.compile(r"step-(\d{6,})\.json")
 _DATA = re.compile(r"(?:rollouts|decisions)-\d{6,}(?:\.r\d+)?\.parquet")
 
 
-class LedgerError(RuntimeError):
+class LedgerError(RunError):
     """The ledger cannot be written or read; the message names the path, the step and the way out."""
 
 

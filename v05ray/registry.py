@@ -12,6 +12,10 @@ class ConfigError(ValueError):
     """Something a user wrote cannot be used; the message says what, what was got, and how to mend it."""
 
 
+class RunError(RuntimeError):
+    """A run cannot go on for a reason outside its code; the message says what, where, and how to go on."""
+
+
 def suggest(name: str, valid: Iterable[str]) -> str:
     """`; did you mean 'x'?` where a valid name is near, else the list of valid names."""
     names = sorted(valid)

@@ -39,8 +39,8 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """Some rollouts of the last steps, to read."""
-        return self.path / "samples.md"
+        """Folder of some rollouts of each checkpointed step, to read."""
+        return self.path / "samples"
 
     @property
     def summary(self) -> Path:

@@ -77,6 +77,7 @@ async def trainer_of(
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=2),
         progress=SilentProgress(),
+        samples=folder / "samples",
     )
 
 
@@ -91,6 +92,10 @@ async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
     assert ledger.rollouts().num_rows == state.totals.num_rollouts == sum(len(a) for a in world.learner.accumulated)
     assert state.totals.num_prompts == 16
     assert (tmp_path / "checkpoints" / "step-000004" / "manifest.json").is_file()
+    assert [path.name for path in world.tracker.artifacts] == ["step-000002.md", "step-000004.md"]
+    sample = (tmp_path / "samples" / "step-000004.md").read_text()
+    assert "question p" in sample
+    assert "prior -0.90 (v0); " in sample
 
 
 async def test_every_rollout_is_trained_on_with_its_own_advantage(tmp_path: Path):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from v05ray.ports import Generator, GeneratorLost, Weights
+from v05ray.registry import RunError
 from v05ray.types import DrawRequest, Rollout
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class _Replica:
     tasks: set[asyncio.Task] = field(default_factory=set)
 
 
-class PoolExhausted(RuntimeError):
+class PoolExhausted(RunError):
     """No generator is left, or every one that tried a prompt was lost."""
 
 

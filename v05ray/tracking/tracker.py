@@ -32,7 +32,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-class TrackingError(RuntimeError):
+class TrackingError(RunError):
     """Not even the spool can be written; the message names it."""
 
 
