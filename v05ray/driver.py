@@ -34,6 +34,9 @@ from v05ray.support import SupportBuffer
 from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample, TrainSample
 from v05ray.value.trust import PriorTrust
 
+V_MAX = 0.95
+"""Bound of the first step's prior, as of all later ones."""
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -92,6 +95,8 @@ class Trainer:
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
         self._samples = samples
         self._last_groups: Sequence[RolloutGroup] = ()
+        self._first_rate: float | None = None
+        """Mean held-out reward in [-1, 1] of the policy that the run starts from, sampled as in training."""
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
         value = config.value
@@ -169,6 +174,11 @@ class Trainer:
             return ()
         seed = derive_seed("support", self._config.run.seed, step)
         support = self._support.sample(self._config.value.support_size, Random(seed))
+        if not support and self._first_rate is not None:
+            # Nothing is known of any prompt yet, but the policy was just measured: without this, the first batch would
+            # conflict with a prior of 0 and be topped up throughout.
+            value = min(max(self._first_rate, -V_MAX), V_MAX)
+            return [Prior(prompt.prompt_id, value, self.state.step, "base_rate") for prompt in prompts]
         return await self._roles.values.predict(prompts, support, policy_version=self.state.step, seed=seed)
 
     async def _roll_out_and_learn(
@@ -275,6 +285,9 @@ class Trainer:
                 step=self.state.step,
             )
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
+        sampled = report.metrics.get(f"val/all/mean_at_{self._config.evaluation.samples_per_prompt}")
+        if self.state.step == 0 and sampled is not None:
+            self._first_rate = 2 * sampled - 1
         self.state.curve.append({"step": float(self.state.step), **report.metrics})
         self._roles.tracker.log_metrics({**report.metrics, **clock.metrics()}, self.state.step)
         self._progress.evaluation_done(self.state.step, report.metrics)

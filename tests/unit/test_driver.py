@@ -111,8 +111,22 @@ async def test_every_rollout_is_trained_on_with_its_own_advantage(tmp_path: Path
 async def test_the_value_model_is_conditioned_on_what_the_run_has_seen(tmp_path: Path):
     world = World()
     await (await trainer_of(config_of(), world, tmp_path)).run()
+    assert [len(support) for _, support, _, _ in world.values.calls] == [4, 8, 12]
+    assert [version for _, _, version, _ in world.values.calls] == [1, 2, 3]
+
+
+async def test_the_first_prior_is_the_measured_rate_of_the_policy_that_the_run_starts_from(tmp_path: Path):
+    world = World(generator=FakeGenerator({name: [1.0, 1.0, 1.0, -1.0] for name in NAMES}))
+    config = config_of(run={"num_steps": 1}, evaluation={"samples_per_prompt": 4})
+    await (await trainer_of(config, world, tmp_path)).run()
+    decisions = LedgerReader(tmp_path / "ledger").decisions(1).to_pylist()
+    assert {(row["prior"], row["prior_origin"]) for row in decisions} == {(0.5, "base_rate")}  # 3 of 4 are right
+
+
+async def test_without_an_evaluation_the_value_model_is_asked_from_the_first_step(tmp_path: Path):
+    world = World()
+    await (await trainer_of(config_of(), world, tmp_path, eval_names=())).run()
     assert [len(support) for _, support, _, _ in world.values.calls] == [0, 4, 8, 12]
-    assert [version for _, _, version, _ in world.values.calls] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("stream_tokens", [0, 1])
@@ -180,14 +194,14 @@ async def test_an_error_in_the_learner_ends_the_run_and_is_not_swallowed(tmp_pat
 async def test_metrics_have_the_fields_names_and_hand_worked_values(tmp_path: Path):
     world = World(generator=FakeGenerator({name: [1.0, 1.0, 1.0, -1.0] for name in NAMES}))
     world.values.default = 0.5  # agrees with every mean of 4: nobody is topped up
-    await (await trainer_of(config_of(run={"num_steps": 1}), world, tmp_path)).run()
+    await (await trainer_of(config_of(run={"num_steps": 1}), world, tmp_path, eval_names=())).run()
     (metrics,) = [m for _, m in world.tracker.metrics if "critic/score/mean" in m]
     assert metrics["critic/score/mean"] == 0.5
     assert metrics["v05/rollouts_per_prompt"] == 4
     assert metrics["v05/stopped_accepted_fraction"] == 1
     assert metrics["v05/topped_up_fraction"] == 0
     assert metrics["response_length/mean"] == 3
-    assert metrics["v05/prior_mean"] == pytest.approx(0.5, abs=0.5)
+    assert metrics["v05/prior_mean"] == 0.5
     for name in (
         "timing_s/gen",
         "timing_s/learn",
