@@ -27,15 +27,12 @@ from v05ray.evaluate import evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.metrics import Stopwatch, Totals, prior_metrics, rollout_metrics
 from v05ray.ports import BatchRequest, LearnerGroup, RewardPool, Scheduler, Tracker, ValuePool
+from v05ray.priors import Priors
 from v05ray.progress import Progress
 from v05ray.samples import write_samples
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
 from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample, TrainSample
-from v05ray.value.trust import PriorTrust
-
-V_MAX = 0.95
-"""Bound of the first step's prior, as of all later ones."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,7 @@ class Trainer:
         """Mean held-out reward in [-1, 1] of the policy that the run starts from, sampled as in training."""
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
-        value = config.value
-        self._trust = PriorTrust(window=value.trust_window, recalibrate=value.recalibrate, fallback=value.fallback)
+        self._priors = Priors(config.value)
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.state = RunState()
 
@@ -112,7 +108,7 @@ class Trainer:
             "stream": self._stream,
             "support": self._support,
             "estimator": self._estimator,
-            "trust": self._trust,
+            "priors": self._priors,
         }
 
     async def resume(self, folder: Path) -> None:
@@ -153,7 +149,7 @@ class Trainer:
             step=step,
             policy_version=self.state.step,
             prompts=prompts,
-            priors={prior.prompt_id: self._trust.transform(prior) for prior in raw_priors},
+            priors=self._priors.repair(raw_priors),
             sampling=self._sampling,
             greedy_reward="greedy" in self._estimator.needs,
         )
@@ -163,7 +159,7 @@ class Trainer:
         self.state.step = step
         with clock("update_weights"):
             await self._publish()
-        self._remember(groups, raw_priors)
+        self._remember(groups)
         self._last_groups = groups
         with clock("ledger"):
             await asyncio.to_thread(self._ledger.append_step, step, groups, values, self._ledger_meta())
@@ -175,10 +171,7 @@ class Trainer:
         seed = derive_seed("support", self._config.run.seed, step)
         support = self._support.sample(self._config.value.support_size, Random(seed))
         if not support and self._first_rate is not None:
-            # Nothing is known of any prompt yet, but the policy was just measured: without this, the first batch would
-            # conflict with a prior of 0 and be topped up throughout.
-            value = min(max(self._first_rate, -V_MAX), V_MAX)
-            return [Prior(prompt.prompt_id, value, self.state.step, "base_rate") for prompt in prompts]
+            return Priors.first(prompts, self._first_rate, self.state.step)
         return await self._roles.values.predict(prompts, support, policy_version=self.state.step, seed=seed)
 
     async def _roll_out_and_learn(
@@ -215,14 +208,12 @@ class Trainer:
         weights = await self._roles.learners.weights(self.state.step)
         await self._roles.scheduler.load_weights(weights)
 
-    def _remember(self, groups: Sequence[RolloutGroup], raw_priors: Sequence[Prior]) -> None:
+    def _remember(self, groups: Sequence[RolloutGroup]) -> None:
         """The run's own history, from which the next step's priors and baselines are made."""
         views = [GroupView.of(group) for group in groups]
         self._estimator.observe(views)
-        raw = {prior.prompt_id: prior.value for prior in raw_priors if prior.origin == "v0"}
-        self._trust.observe(
-            [(raw.get(view.prompt_id), fmean(view.cold_rewards), len(view.cold_rewards)) for view in views]
-        )
+        if self._roles.values is not None:
+            self._priors.observe(views)
         for group in groups:
             score = fmean(group.rewards)
             self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self.state.step - 1))
@@ -257,7 +248,7 @@ class Trainer:
             {
                 **rollouts,
                 **prior_metrics(groups),
-                **(self._trust.metrics() if self._roles.values else {}),
+                **(self._priors.metrics() if self._roles.values else {}),
                 **self._estimator.metrics(),
                 **actor_metrics,
                 **status,
