@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.bank import question_bank
+from v05ray.value.budgets import DEFAULT_STEPS
 from v05ray.value.bundle import BundleInfo, save_bundle
 from v05ray.value.embedding import MINILM_ID, EmbeddingCache, MeanPooledEncoder, TextEncoder, torch_threads
 from v05ray.value.features import FeatureMap, statistics_tensor
@@ -31,7 +32,6 @@ NUM_QUERIES = 64
 ROWS_PER_STEP = 2048
 """Support rows per step, which sets the number of tasks."""
 PEAK_LEARNING_RATE = 1.5e-3
-DEFAULT_STEPS = 6000
 
 Report = Callable[[str], None]
 

@@ -171,11 +171,11 @@ def merge_duplicates(records: Iterable[ValueRecord]) -> list[ValueRecord]:
     return [ValueRecord(text, sum(s) / len(s), policy) for (policy, text), s in scores.items()]
 
 
-def held_out_texts(records: Sequence[ValueRecord], share: float, seed: int) -> frozenset[str]:
-    """A seeded `share` of all distinct texts: a prompt is held out under every policy or under none."""
+def held_out_texts(all_texts: Iterable[str], share: float, seed: int) -> frozenset[str]:
+    """A seeded `share` of the distinct texts: a prompt is held out under every policy or under none."""
     if not 0 < share < 1:
         raise ConfigError(f"the share of held-out prompts must lie between 0 and 1, got {share}")
-    texts = sorted({record.text for record in records})
+    texts = sorted(set(all_texts))
     count = round(share * len(texts))
     if not 0 < count < len(texts):
         raise ConfigError(f"{len(texts)} prompts are too few to hold {share:.0%} of them out")

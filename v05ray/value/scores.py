@@ -120,8 +120,8 @@ def bootstrap(splits: Sequence[Split], *, num_resamples: int, seed: int) -> dict
     """`[method][metric]`: mean over the splits, with a 95 % percentile interval.
 
     Prompts are drawn with replacement, all rows of a prompt together and in every split at once: rows of one prompt
-    under several policies are not independent, nor are splits that share prompts. Includes `METHOD - base_rate`, the
-    paired difference, for every other method.
+    under several policies are not independent, nor are splits that share prompts. Includes `METHOD - v0`, the paired
+    difference, for every other method where there is a `v0`.
     """
     rng = np.random.default_rng(seed)
     texts = np.unique(np.concatenate([split.text for split in splits]))
@@ -135,10 +135,10 @@ def bootstrap(splits: Sequence[Split], *, num_resamples: int, seed: int) -> dict
                 for split, r in zip(splits, rows, strict=True)
             ]
             values[name] = {metric: float(np.mean([one[metric] for one in per_split])) for metric in METRICS}
-        if "base_rate" in values:
+        if "v0" in values:
             for name in list(values):
-                if name != "base_rate":
-                    values[f"{name} - base_rate"] = {m: values[name][m] - values["base_rate"][m] for m in METRICS}
+                if name != "v0":
+                    values[f"{name} - v0"] = {m: values[name][m] - values["v0"][m] for m in METRICS}
         return values
 
     point = measure([np.arange(len(split.y)) for split in splits])

@@ -22,6 +22,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from v05ray.ports import Tracker
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
+from v05ray.value.budgets import DEFAULT_TRAIN_STEPS
 from v05ray.value.bundle import BUILT_IN, load_bundle, save_bundle
 from v05ray.value.difficulty import cross_fit, inputs_of_texts
 from v05ray.value.encoded import EncodedRecords
@@ -43,7 +44,7 @@ class TrainOptions:
     """How to train; the defaults suit a few thousand records."""
 
     seed: int = 0
-    max_steps: int = 600
+    max_steps: int = DEFAULT_TRAIN_STEPS
     adapter_learning_rate: float = 1e-3
     """Of the projection and the residual; V0 trains its adapter with 2e-4 on far more data."""
     head_learning_rate: float = 2e-4
@@ -151,7 +152,8 @@ def sample_rows(rows: np.ndarray, size: int, seed: int, policy: int) -> np.ndarr
     return np.random.default_rng(derive_seed("value support", seed, policy)).choice(rows, size, replace=False)
 
 
-def _sigmoid(margins: np.ndarray, calibration: tuple[float, float]) -> np.ndarray:
+def probabilities(margins: np.ndarray, calibration: tuple[float, float] = (1.0, 0.0)) -> np.ndarray:
+    """sigmoid(a margin + b)."""
     return 1 / (1 + np.exp(-np.clip(calibration[0] * margins + calibration[1], -30, 30)))
 
 
@@ -273,7 +275,7 @@ class Trainer:
             seed=self.options.seed,
         )
         observed = self.data.rate_N[rows]
-        loss = float(log_losses(_sigmoid(margins, (1.0, 0.0)), observed).mean())
+        loss = float(log_losses(probabilities(margins), observed).mean())
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, self.step
             self.best = {name: _copy(module) for name, module in self._modules.items()}
@@ -375,8 +377,7 @@ def fit(
     margins, _ = predict_by_policy(
         features, head, data, split.train, rows, support_size=options.support_size, seed=options.seed
     )
-    probabilities = _sigmoid(margins, (1.0, 0.0))
-    pairs = list(zip(probabilities.tolist(), data.rate_N[rows].tolist(), strict=True))
+    pairs = list(zip(probabilities(margins).tolist(), data.rate_N[rows].tolist(), strict=True))
     calibration = fit_platt(pairs, ridge=CALIBRATION_RIDGE)
     return TrainedValue(features, head, calibration, trainer.best_step, trainer.best_loss, base)
 
@@ -395,7 +396,7 @@ def test_metrics(trained: TrainedValue, data: EncodedRecords, split: RowSplit, o
     )
     observed, group = data.rate_N[split.test], data.policy_N[split.test]
     return {
-        "v0": all_metrics(_sigmoid(margins, trained.calibration), observed, group),
+        "v0": all_metrics(probabilities(margins, trained.calibration), observed, group),
         "base_rate": all_metrics(bases, observed, group),
     }
 
