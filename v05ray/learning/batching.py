@@ -28,6 +28,10 @@ PAD_MULTIPLE = 8
 """Row lengths are padded to a multiple of this: matrix kernels like it."""
 
 
+PASS_TOKENS = 128
+"""What a forward and backward pass costs besides its tokens, in tokens: weights are read and gradients added once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Samples of one prompt that are computed together, sorted by their response tokens."""
@@ -122,15 +126,28 @@ def split_rows(rows: Sequence[Row], num_ranks: int) -> list[list[Row]]:
 
 
 def pack(rows: Iterable[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows of similar length together, at most `max_tokens` padded tokens a micro-batch (one row at least)."""
+    """Rows of similar length together, at most `max_tokens` padded tokens a micro-batch (one row at least).
+
+    Of all ways to cut the rows, sorted by length, the one with the fewest padded tokens, each pass counted as
+    `PASS_TOKENS` more.
+    """
+    in_order = sorted(rows, key=lambda row: -row.num_tokens)
+    # best[i]: least cost of the first i rows, and where the last micro-batch of that way starts.
+    best = [(0, 0)]
+    for stop in range(1, len(in_order) + 1):
+        options = []
+        for start in range(stop - 1, -1, -1):
+            size = (stop - start) * _padded(in_order[start].num_tokens)
+            if size > max_tokens and start < stop - 1:
+                break  # longer rows and more of them come next: no earlier start fits either
+            options.append((best[start][0] + size + PASS_TOKENS, start))
+        best.append(min(options))
     batches: list[list[Row]] = []
-    width = 0
-    for row in sorted(rows, key=lambda row: -row.num_tokens):
-        if batches and (len(batches[-1]) + 1) * width <= max_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-            width = _padded(row.num_tokens)
+    stop = len(in_order)
+    while stop > 0:
+        start = best[stop][1]
+        batches.insert(0, in_order[start:stop])
+        stop = start
     return batches
 
 

@@ -82,7 +82,11 @@ def zero_config(learner: LearnerConfig, dtype: torch.dtype) -> dict[str, Any]:
         "zero_optimization": zero,
     }
     if dtype == torch.bfloat16:
-        config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        # Each gradient is added to its float32 sum as soon as it is computed, while it is still in the cache.
+        config |= {
+            "bf16": {"enabled": True, "immediate_grad_update": learner.zero_stage == 1},
+            "data_types": {"grad_accum_dtype": "fp32"},
+        }
     return config
 
 
@@ -149,6 +153,9 @@ class ZeroEngine:
     def backward(self, loss_sum: Tensor) -> None:
         """Adds the gradient of an unnormalised loss. All ranks make equally many calls."""
         self._engine.backward(loss_sum, scale_wrt_gas=False)
+        if self._sums_in_own_buffers:
+            # Else the next pass would zero them and add to them, which costs as much as the sums themselves.
+            self._optimiser.clear_lp_grads(set_to_none=True)
 
     def step(self, normaliser: float) -> Update:
         """Updates by (sum of all gradients over passes and ranks) / normaliser, clipped, and forgets the gradients."""

@@ -90,6 +90,7 @@ class Learner:
         self._policy = load_policy(
             self._model,
             self._temperature,
+            self._device,
             share_prefix=self._config.share_prefix,
             checkpointing=self._config.gradient_checkpointing,
         )

@@ -3,6 +3,7 @@
 Legend: B rows, L padded row length, N response tokens, D hidden size.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from v05ray.config import ModelConfig
+from v05ray.learning import kernels
 from v05ray.learning.batching import MicroBatch, collate, make_rows
 from v05ray.learning.head import LogprobHead
 from v05ray.registry import ConfigError
@@ -21,10 +23,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class Policy(nn.Module):
     """A Hugging Face causal language model whose output projection is a `LogprobHead`."""
 
-    def __init__(self, model: Any, temperature: float) -> None:
+    def __init__(self, model: Any, temperature: float, *, cpu_kernels: bool = False) -> None:
+        """Takes the model over: its projection, and with `cpu_kernels` its attention and norms, are replaced."""
         super().__init__()
+        model.set_output_embeddings(LogprobHead(model.get_output_embeddings()))
+        if cpu_kernels:
+            kernels.use_for(model)
         self.model = model
         self.temperature = temperature
+        self._on_cpu_kernels = cpu_kernels
 
     def forward(
         self,
@@ -35,6 +42,9 @@ class Policy(nn.Module):
         target_N: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(logp_N, entropy_N), float32, of the targets at the predictor positions, at the sampling temperature."""
+        length = input_ids_BL.shape[1]
+        if self._on_cpu_kernels and length <= kernels.MAX_DENSE_LENGTH:
+            mask_B1LL = kernels.additive_mask(mask_B1LL, length, self.model.dtype)
         hidden_BLD = self.model.get_decoder()(
             input_ids=input_ids_BL, position_ids=position_ids_BL, attention_mask=mask_B1LL, use_cache=False
         ).last_hidden_state
@@ -55,61 +65,81 @@ def check_folder(path: Path) -> None:
         )
 
 
-def load_policy(config: ModelConfig, temperature: float, *, share_prefix: bool, checkpointing: bool) -> Policy:
-    """The policy in training mode, on the CPU, its parameters in `config.dtype`.
+def load_policy(
+    config: ModelConfig, temperature: float, device: torch.device, *, share_prefix: bool, checkpointing: bool
+) -> Policy:
+    """The policy in training mode, made for `device` but still on the CPU, its parameters in `config.dtype`.
 
     Raises ConfigError for a folder that is not there and for a model this learner would compute wrongly.
     """
     from transformers import AutoModelForCausalLM
 
     check_folder(config.path)
-    model = AutoModelForCausalLM.from_pretrained(
-        config.path,
-        dtype=DTYPES[config.dtype],
-        attn_implementation="sdpa",
-        trust_remote_code=config.trust_remote_code,
-    )
-    projection = model.get_output_embeddings()
-    if not isinstance(projection, nn.Linear) or projection.bias is not None:
-        raise ConfigError(
-            f"model.path: {type(model).__name__} in {str(config.path)!r} has no plain output projection without bias; "
-            "the learner cannot compute its log-probabilities"
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            config.path,
+            dtype=DTYPES[config.dtype],
+            attn_implementation="sdpa",
+            trust_remote_code=config.trust_remote_code,
         )
-    reference = _reference_logprobs(model.eval(), temperature)
-    model.set_output_embeddings(LogprobHead(projection))
-    policy = Policy(model, temperature)
-    _check_logprobs(policy, reference, share_prefix=share_prefix)
+    except ValueError as error:
+        raise ConfigError(f"model.path: transformers cannot load {str(config.path)!r}: {error}") from error
+    _check_projection(model.eval())
+    cpu_kernels = device.type == "cpu" and config.dtype == "bfloat16" and kernels.suit(model)
+    policy = Policy(model, temperature, cpu_kernels=cpu_kernels)
+    if share_prefix:
+        _check_sharing(policy, config)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return policy.train()
 
 
-_PROBE = tuple(
-    TrainSample("probe", (3, 5, 7, 11, 13), response, (0.0,) * 4, (1.0,) * 4, 0)
-    for response in ((2, 4, 6, 8), (2, 4, 9, 1), (12, 4, 6, 8))
-)
-"""Three sequences with a common prompt, two of them with a common beginning: small ids, so any vocabulary has them."""
-
-
 @torch.no_grad()
-def _reference_logprobs(model: Any, temperature: float) -> Tensor:
-    """[3, 4] log-probabilities of the probe by the model's own forward pass, one sequence a row."""
-    ids = torch.tensor([sample.prompt_ids + sample.response_ids for sample in _PROBE])
-    logits = model(input_ids=ids, use_cache=False).logits[:, 4:-1].float() / temperature
-    return torch.log_softmax(logits, -1).gather(2, ids[:, 5:, None]).squeeze(2)
-
-
-@torch.no_grad()
-def _check_logprobs(policy: Policy, reference: Tensor, *, share_prefix: bool) -> None:
-    """Refuses models that scale their logits, or that do not honour positions and masks (so that packing is wrong)."""
-    # Rounding in bfloat16 moves log-probs by some .05; what is checked for moves them by several tenths or more.
-    tolerance = 1e-3 if next(policy.parameters()).dtype == torch.float32 else 0.3
-    batch = collate(make_rows(_PROBE, 1 << 20, share_prefix=share_prefix), "token_mean")
-    logprobs, _ = policy(*arguments(batch))
-    error = (logprobs.view(3, 4) - reference).abs().max().item()
-    if not error <= tolerance:
-        name = type(policy.model).__name__
-        advice = "; set learner.share_prefix=false" if share_prefix else ": its logits are transformed after projection"
+def _check_projection(model: Any) -> None:
+    """Refuses models whose logits are anything but the last hidden state times the output weights."""
+    projection, name = model.get_output_embeddings(), type(model).__name__
+    if not isinstance(projection, nn.Linear) or projection.bias is not None:
+        raise ConfigError(f"model.path: {name} has no plain output projection without bias; use a model that has")
+    ids = torch.tensor([[3, 5, 7, 11, 13, 2]])  # any vocabulary has them
+    logits = model(input_ids=ids, use_cache=False).logits
+    ours = projection(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    error, size = (logits - ours).abs().max().item(), logits.abs().max().item()
+    if not error <= 1e-2 * size:
         raise ConfigError(
-            f"model.path: the learner's log-probabilities differ from those of {name} itself by {error:.3g}{advice}"
+            f"model.path: {name} transforms its logits after the projection (by up to {error:.3g} of {size:.3g}); "
+            "use a model that does not"
         )
+
+
+def _probe(responses: tuple[tuple[int, ...], ...]) -> MicroBatch:
+    """Responses of one prompt in one row."""
+    samples = [
+        TrainSample("probe", (3, 5, 7, 11, 13), response, (0.0,) * len(response), (1.0,) * len(response), 0)
+        for response in responses
+    ]
+    return collate(make_rows(samples, 1 << 20, share_prefix=True), "token_mean")
+
+
+@torch.no_grad()
+def _check_sharing(policy: Policy, config: ModelConfig) -> None:
+    """Refuses prefix sharing for models that do not go by the given mask and positions.
+
+    Both tests hold in any precision: a branch must not change with what its sibling says, and must change with its
+    position ids.
+    """
+    name, fix = type(policy.model).__name__, "set learner.share_prefix=false"
+    window = kernels.attention_window(policy.model.config)
+    if window is not None and window < config.max_length:
+        raise ConfigError(
+            f"learner.share_prefix: {name} attends within a window of {window} tokens, which a shared prefix cannot "
+            f"express up to model.max_length={config.max_length}; {fix}"
+        )
+    branch = (12, 4, 6, 8)
+    batches = [_probe((sibling, branch)) for sibling in ((2, 4, 6), (1, 9, 7))]
+    ours, other = (policy(*arguments(batch))[0][-len(branch) :] for batch in batches)
+    if not torch.allclose(ours, other, rtol=0, atol=1e-3):
+        raise ConfigError(f"learner.share_prefix: {name} lets responses see one another despite the mask; {fix}")
+    in_order = torch.arange(batches[0].position_ids_BL.shape[1]).unsqueeze(0)
+    moved = policy(*arguments(replace(batches[0], position_ids_BL=in_order)))[0][-len(branch) :]
+    if torch.equal(ours, moved):
+        raise ConfigError(f"learner.share_prefix: {name} ignores position ids; {fix}")

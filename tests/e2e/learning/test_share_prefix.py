@@ -1,16 +1,20 @@
 """Sharing prefixes changes which hidden states are computed how often, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.e2e.learning.tiny import VOCABULARY, make_samples, model_config
+from v05ray.learning import kernels
 from v05ray.learning.batching import collate, make_rows
 from v05ray.learning.policy import Policy, arguments, load_policy
 from v05ray.registry import ConfigError
 from v05ray.types import TrainSample
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def test_logprobs_and_gradients_equal_the_unpacked_path(
     tied_folder: Path, llama_folder: Path, architecture: str, checkpointing: bool
 ) -> None:
     folder = tied_folder if architecture == "qwen3" else llama_folder
-    policy = load_policy(model_config(folder), 0.8, share_prefix=True, checkpointing=checkpointing)
+    policy = load_policy(model_config(folder), 0.8, CPU, share_prefix=True, checkpointing=checkpointing)
     samples = make_samples(12)
     packed, packed_gradients = run(policy, samples, share_prefix=True)
     assert len(make_rows(samples, 10_000, share_prefix=True)) < len(samples) / 2
@@ -67,9 +71,9 @@ def test_logprobs_and_gradients_equal_the_unpacked_path(
 
 
 def test_a_model_that_transforms_its_logits_is_refused(tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
+    folder = tiny_of_type(
+        tmp_path,
         "gemma2",
-        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=32,
         num_hidden_layers=1,
@@ -79,6 +83,71 @@ def test_a_model_that_transforms_its_logits_is_refused(tmp_path: Path) -> None:
         final_logit_softcapping=1.0,
         initializer_range=1.0,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="Gemma2ForCausalLM itself by"):
-        load_policy(model_config(tmp_path), 1.0, share_prefix=False, checkpointing=False)
+    with pytest.raises(ConfigError, match="Gemma2ForCausalLM transforms its logits"):
+        load_policy(model_config(folder), 1.0, CPU, share_prefix=False, checkpointing=False)
+
+
+def tiny_of_type(folder: Path, model_type: str, **options: Any) -> Path:
+    config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **options)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def test_models_that_cannot_share_are_refused_only_if_they_are_to_share(tmp_path: Path) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    recurrent = tiny_of_type(
+        tmp_path / "qwen3_next",
+        "qwen3_next",
+        num_hidden_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+        linear_num_value_heads=2,
+        linear_num_key_heads=2,
+        linear_key_head_dim=16,
+        linear_value_head_dim=16,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=16,
+        shared_expert_intermediate_size=16,
+        head_dim=16,
+        **small,
+    )
+    with pytest.raises(ConfigError, match="Qwen3NextForCausalLM lets responses see one another"):
+        load_policy(model_config(recurrent), 1.0, CPU, share_prefix=True, checkpointing=False)
+    windowed = tiny_of_type(
+        tmp_path / "qwen2",
+        "qwen2",
+        num_hidden_layers=1,
+        use_sliding_window=True,
+        sliding_window=16,
+        max_window_layers=0,
+        **small,
+    )
+    with pytest.raises(ConfigError, match="within a window of 16 tokens"):
+        load_policy(model_config(windowed), 1.0, CPU, share_prefix=True, checkpointing=False)
+    load_policy(model_config(windowed), 1.0, CPU, share_prefix=False, checkpointing=False)
+
+
+def test_a_model_without_sdpa_is_refused(tmp_path: Path) -> None:
+    folder = tiny_of_type(tmp_path, "mamba", hidden_size=32, num_hidden_layers=1, state_size=8)
+    with pytest.raises(ConfigError, match="transformers cannot load"):
+        load_policy(model_config(folder), 1.0, CPU, share_prefix=False, checkpointing=False)
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_the_cpu_kernels_change_nothing(
+    tied_folder: Path, llama_folder: Path, architecture: str, share_prefix: bool
+) -> None:
+    folder = tied_folder if architecture == "qwen3" else llama_folder
+    samples = make_samples(8)
+    results = []
+    for cpu_kernels in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        assert kernels.suit(model)
+        results.append(run(Policy(model, 0.8, cpu_kernels=cpu_kernels), samples, share_prefix=share_prefix))
+    (plain, plain_gradients), (ours, our_gradients) = results
+    for key, logprobs in plain.items():
+        assert ours[key] == pytest.approx(logprobs, abs=1e-5)
+    assert our_gradients.keys() == plain_gradients.keys()
+    for name, gradient in plain_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, atol=1e-4, rtol=1e-4, msg=name)

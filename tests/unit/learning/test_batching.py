@@ -85,6 +85,12 @@ def test_pack_by_hand() -> None:
     assert sizes(pack(rows(8, 3, 13, 12, 5, 40, 7), 32)) == [[40], [13, 12], [8, 7, 5, 3]]
 
 
+def test_pack_cuts_where_padding_would_cost_more_than_a_pass() -> None:
+    """Two rows of 400 and two of 40: together 4 x 400 tokens, apart 2 x 400 + 2 x 40 + one more pass of 128."""
+    assert sizes(pack(rows(400, 40, 400, 40), 4096)) == [[400, 400], [40, 40]]
+    assert sizes(pack(rows(400, 400, 360, 360), 4096)) == [[400, 400, 360, 360]]
+
+
 def test_plan_leaves_out_zero_advantages_and_keeps_no_rank_idle() -> None:
     group = [sample([9, 9], [i, 0, 0, 0]) for i in range(4)]
     skipped = [sample([5, 5, 5], [1, 1], 0.0)]
