@@ -78,7 +78,12 @@ class VerifierPool:
         if self._starting is None:
             self._loop = asyncio.get_running_loop()
             self._starting = asyncio.create_task(self._start())
-        await asyncio.shield(self._starting)
+        try:
+            await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise RuntimeError("the verifier pool was closed while it started") from None
+            raise
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
         """The verdict; a verifier that fails gives reward -1 with `timeout`, `crash` or `error`.
@@ -106,6 +111,9 @@ class VerifierPool:
             worker.kill()
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._end)
+        else:
+            for worker in self._workers:
+                worker.hang_up()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -114,10 +122,10 @@ class VerifierPool:
     def _end(self) -> None:
         for task in (*self._servers, *([self._starting] if self._starting else [])):
             task.cancel()
-        for worker in self._workers:
-            worker.hang_up()
         while self._waiting:
             self._raise_closed(self._waiting.popleft())
+        for worker in self._workers:
+            worker.hang_up()
 
     @staticmethod
     def _raise_closed(job: _Job) -> None:
@@ -146,7 +154,7 @@ class VerifierPool:
             self.close()
 
     async def _spawn(self) -> WorkerProcess:
-        worker = await WorkerProcess.spawn()
+        worker = WorkerProcess()
         self._workers.add(worker)
         try:
             # `close` may have run in another thread since: either it saw this worker, or this sees it closed.

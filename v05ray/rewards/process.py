@@ -4,14 +4,12 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from v05ray.config import RewardsConfig
@@ -25,25 +23,21 @@ class WorkerDied(RuntimeError):
     """The process ended without a reply."""
 
 
-@dataclass(eq=False)
 class WorkerProcess:
-    """A started worker. `send` requests, then `receive` one reply for each, in order."""
+    """A started worker: `greet` it, then `send` requests and `receive` one reply for each, in order.
 
-    _process: subprocess.Popen[bytes]
-    _lifeline: int
-    """Write end of a pipe; the kernel ends the worker when it is closed, which also happens if this process dies."""
-    _reader: asyncio.StreamReader
-    _writer: asyncio.StreamWriter
+    Belongs to the event loop in which it is made; nothing is awaited before it exists, so it cannot get lost half-made.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._ending = threading.Lock()
-
-    @classmethod
-    async def spawn(cls) -> "WorkerProcess":
-        """A process that has not been greeted yet; `greet` it before use."""
-        process, lifeline, channel = _launch()
-        reader, writer = await asyncio.open_connection(sock=channel)
-        return cls(process, lifeline, reader, writer)
+        self._hung_up = False
+        # The kernel ends the worker when the lifeline's write end is closed, which also happens if this process dies.
+        self._process, self._lifeline, self._requests, self._replies = _launch()
+        self._unsent = bytearray()
+        self._received = asyncio.StreamReader()
+        self._loop.add_reader(self._replies, self._read)
 
     @property
     def pid(self) -> int:
@@ -53,7 +47,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Whether it can still answer."""
-        return self._exit() is None and not self._reader.at_eof()
+        return self._exit() is None and not self._received.at_eof()
 
     async def greet(self, config: RewardsConfig) -> None:
         """Waits until the verifier is built. Raises `ConfigError` if it cannot be, `WorkerDied`, or `TimeoutError`."""
@@ -65,13 +59,36 @@ class WorkerProcess:
 
     def send(self, request: bytes) -> None:
         """An `encode`d request; never waits, for what the worker does not read yet is kept here."""
-        self._writer.write(request)
+        if not self._unsent:
+            self._loop.add_writer(self._requests, self._write)
+        self._unsent += request
+
+    def _write(self) -> None:
+        try:
+            del self._unsent[: os.write(self._requests, self._unsent)]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # the worker has gone, as its replies will say
+            self._unsent.clear()
+        if not self._unsent:
+            self._loop.remove_writer(self._requests)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._replies, 65536)
+        except BlockingIOError:
+            return
+        if data:
+            self._received.feed_data(data)
+        else:
+            self._loop.remove_reader(self._replies)
+            self._received.feed_eof()
 
     async def receive(self, timeout_s: float) -> dict[str, Any]:
         """The next reply. Raises `TimeoutError`, or `WorkerDied` if the process ended."""
-        reading = asyncio.ensure_future(self._reader.readline())
+        reading = asyncio.ensure_future(self._received.readline())
         try:
-            # Not `wait_for`: a reply that came in time, while the event loop was busy with something else, still counts.
+            # Not `wait_for`: a reply that came in time, while the event loop was busy elsewhere, still counts.
             await asyncio.wait({reading}, timeout=timeout_s)
             if not reading.done():
                 raise TimeoutError(f"no verdict within {timeout_s:g} s")
@@ -79,11 +96,11 @@ class WorkerProcess:
             reading.cancel()
         try:
             line = reading.result()
-            if not line:
-                raise WorkerDied(f"the worker ended without a verdict ({self._exit_words()})")
-            return json.loads(line)
-        except (ConnectionError, ValueError) as error:  # a verifier that closes or writes to descriptors not its own
-            raise WorkerDied(f"the worker's connection broke: {error}") from error
+            if line:
+                return json.loads(line)
+        except ValueError as error:  # a verifier that writes to descriptors not its own
+            raise WorkerDied(f"the worker's reply is garbled: {error}") from error
+        raise WorkerDied(f"the worker ended without a verdict ({self._exit_words()})")
 
     def kill(self) -> None:
         """Ends the process and its group, and waits for it; may be called twice, and from any thread."""
@@ -95,8 +112,15 @@ class WorkerProcess:
                 os.close(self._lifeline)
 
     def hang_up(self) -> None:
-        """Closes this side of the connection; belongs to the event loop's thread."""
-        self._writer.close()
+        """Closes this side of the connection; belongs to the event loop's thread, or comes after the loop's end."""
+        if self._hung_up:
+            return
+        self._hung_up = True
+        if not self._loop.is_closed():
+            self._loop.remove_writer(self._requests)
+            self._loop.remove_reader(self._replies)
+        os.close(self._requests)
+        os.close(self._replies)
 
     def _exit(self) -> tuple[int, int] | None:
         """(si_code, si_status) once it has ended. Looks without reaping: the group's number stays ours until `kill`."""
@@ -124,27 +148,32 @@ def encode(request: Mapping[str, Any]) -> bytes:
     return json.dumps(request).encode() + b"\n"
 
 
-def _launch() -> tuple[subprocess.Popen[bytes], int, socket.socket]:
-    """The process, the lifeline's write end, and our end of the connection."""
-    ours, theirs = socket.socketpair()
-    lifeline_read, lifeline_write = os.pipe()
+def _launch() -> tuple[subprocess.Popen[bytes], int, int, int]:
+    """The process, and our ends of its pipes: lifeline, requests, replies.
+
+    Pipes and not a socket: a socket that breaks with requests unread also drops the replies that were already written.
+    """
+    (lifeline_read, lifeline), (requests_read, requests), (replies, replies_write) = os.pipe(), os.pipe(), os.pipe()
+    theirs = (requests_read, replies_write, lifeline_read)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "v05ray.rewards.worker", str(theirs.fileno()), str(lifeline_read)],
+            [sys.executable, "-P", "-m", "v05ray.rewards.worker", *map(str, theirs)],
             stdin=subprocess.DEVNULL,
             stdout=sys.__stderr__.fileno() if sys.__stderr__ else subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), lifeline_read),
+            pass_fds=theirs,
             env=_environment(),
             start_new_session=True,  # one group to kill, whatever the verifier starts; and Ctrl-C is not for it
         )
     except OSError:
-        ours.close()
-        os.close(lifeline_write)
+        for fd in (lifeline, requests, replies):
+            os.close(fd)
         raise
     finally:
-        theirs.close()
-        os.close(lifeline_read)
-    return process, lifeline_write, ours
+        for fd in theirs:
+            os.close(fd)
+    os.set_blocking(requests, False)
+    os.set_blocking(replies, False)
+    return process, lifeline, requests, replies
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""One verifier process: reads requests from a socket, judges them one by one, writes a reply to each.
+"""One verifier process: reads requests from a pipe, judges them one by one, writes a reply to each into another.
 
-Run as `python -m v05ray.rewards.worker SOCKET_FD LIFELINE_FD`. One JSON object a line, both ways:
+Run as `python -m v05ray.rewards.worker REQUESTS_FD REPLIES_FD LIFELINE_FD`. One JSON object a line, both ways:
 
     <- {"verifier": NAME, "options": {...}, "memory_mib": N | null}
     -> {"ready": true}                                     or {"failed": MESSAGE}, and the end
@@ -18,7 +18,6 @@ import math
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -32,23 +31,25 @@ _MESSAGE_CHARS = 500
 
 def main() -> None:
     """Serves until the parent hangs up."""
-    socket_fd, lifeline_fd = int(sys.argv[1]), int(sys.argv[2])
+    requests_fd, replies_fd, lifeline_fd = map(int, sys.argv[1:])
     _hold_on_to(lifeline_fd)
-    channel = socket.socket(fileno=socket_fd)
-    with channel, channel.makefile("r", encoding="utf-8", newline="\n") as requests:
-        hello = json.loads(requests.readline())
+    with os.fdopen(requests_fd, encoding="utf-8", newline="\n") as requests:
+        greeting = requests.readline()
+        if not greeting:
+            return
+        hello = json.loads(greeting)
         try:
             verifier = verifiers.build(hello["verifier"], hello["options"])
         except ConfigError as error:
-            _send(channel, {"failed": str(error)})
+            _send(replies_fd, {"failed": str(error)})
             return
         if hello["memory_mib"] is not None:
             _limit_memory(hello["memory_mib"])
-        _send(channel, {"ready": True})
+        _send(replies_fd, {"ready": True})
         for line in requests:
             request = json.loads(line)
             reply = judge(verifier, _prompt(request["prompt"]), request["response"])
-            _send(channel, reply)
+            _send(replies_fd, reply)
             if reply["retiring"]:
                 return
 
@@ -91,9 +92,9 @@ def _prompt(fields: Mapping[str, Any]) -> Prompt:
     )
 
 
-def _send(channel: socket.socket, reply: Mapping[str, Any]) -> None:
+def _send(replies_fd: int, reply: Mapping[str, Any]) -> None:
     # At once, unbuffered: a crash in the next verdict must not take this one with it.
-    channel.sendall(json.dumps(reply).encode() + b"\n")
+    os.write(replies_fd, json.dumps(reply).encode() + b"\n")
 
 
 def _hold_on_to(lifeline_fd: int) -> None:

@@ -2,13 +2,16 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
@@ -91,23 +94,23 @@ async def test_a_verifier_that_hangs_is_killed_and_the_rest_is_judged(deed):
         ("exits 7", "exit status 7"),
         ("leaves", "exit status 0"),
         ("segfaults", "SIGSEGV"),
-        ("closes_everything", "exit status 1"),
+        ("closes_everything", "exit status 1|it closed its connection"),
     ],
 )
 async def test_a_verifier_that_crashes_is_replaced_and_the_rest_is_judged(deed, message):
     async with pool_of() as pool:
         assert await verdicts(pool, "right", deed, "right", deed, "wrong") == [RIGHT, CRASH, RIGHT, CRASH, WRONG]
         assert pool.stats()["restarts"] == 4  # each crash was seen twice before the response was blamed
-        assert message in pool.failures[0].message
+        assert re.search(message, pool.failures[0].message)
 
 
 async def test_a_memory_hog_is_refused_its_memory_and_its_process_retired():
     async with pool_of(memory_mib=64) as pool:
-        assert await verdicts(pool, "hogs 8", "hogs 500", "right") == [RIGHT, ERROR, RIGHT]
+        assert await verdicts(pool, "hogs 8", "hogs 120", "right") == [RIGHT, ERROR, RIGHT]
         assert pool.failures[0].message.startswith("MemoryError")
         assert pool.stats()["restarts"] == 1
     async with pool_of() as pool:
-        assert await verdicts(pool, "hogs 500") == [RIGHT]
+        assert await verdicts(pool, "hogs 120") == [RIGHT]
 
 
 async def test_what_a_verifier_prints_or_reads_disturbs_nobody():
@@ -166,6 +169,25 @@ async def test_several_workers_judge_at_the_same_time_and_one_that_hangs_stops_n
         assert await hanging == [RIGHT]
         pids = {s.reward for s in await asyncio.gather(*(pool.score(PROMPT, rollout("says_pid")) for _ in range(40)))}
         assert len(pids) == 2
+
+
+async def test_every_verdict_of_a_storm_is_its_own():
+    expected = {
+        "right": RIGHT,
+        "wrong": WRONG,
+        "returns 0.5": ("partial", 0.5),
+        "raises value": ERROR,
+        "exits 1": CRASH,
+        "loops": TIMEOUT,
+        "right " + "x" * 1_000_000: RIGHT,
+    }
+    deeds = Random(0).choices(list(expected), weights=[100, 100, 50, 50, 3, 1, 10], k=300)
+    async with pool_of(num_workers=3, deadline_s=1) as pool:
+        assert await verdicts(pool, *deeds) == [expected[deed] for deed in deeds]
+        counts = Counter(expected[deed][0] for deed in deeds)
+        stats = pool.stats()
+        assert {verdict: stats[verdict] for verdict in counts} == counts
+        assert stats["restarts"] == 2 * counts["crash"] + counts["timeout"]
 
 
 async def test_an_idle_worker_that_dies_is_replaced_without_blame():
@@ -228,6 +250,28 @@ async def test_close_ends_workers_and_what_they_started_and_waiting_calls_raise(
         pool.close()
         with pytest.raises(RuntimeError, match="closed"):
             await pool.score(PROMPT, rollout("right"))
+
+
+@LOOPS
+def test_closing_while_workers_start_leaves_nothing(new_loop):
+    process = psutil.Process()
+
+    async def close_after(num_turns: int) -> None:
+        pool = VerifierPool(RewardsConfig.model_validate({"verifier": "exact", "num_workers": 2}))
+        starting = asyncio.create_task(pool.start())
+        for _ in range(num_turns):
+            await asyncio.sleep(0)
+        pool.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            await starting
+        await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(close_after(3))
+        num_fds, num_children = process.num_fds(), len(process.children())
+        for num_turns in (*range(2, 12), 50):
+            runner.run(close_after(num_turns))
+            assert (num_turns, process.num_fds(), len(process.children())) == (num_turns, num_fds, num_children)
 
 
 async def test_a_killed_verifier_takes_its_children_with_it(tmp_path):
