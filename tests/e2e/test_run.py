@@ -43,13 +43,16 @@ def whole_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_the_tiny_run_learns(whole_run: tuple[Path, str]):
     run, _ = whole_run
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["step"] == 12
-    first, last = summary["curve"][0], summary["curve"][-1]
-    assert last["val/all/greedy"] > first["val/all/greedy"]
-    assert last["val/all/mean_at_1"] > first["val/all/mean_at_1"]
+    assert summary["step"] == 60
+    assert [entry["step"] for entry in summary["curve"]] == [0, 15, 30, 45, 60]
     ledger = LedgerReader(run / "ledger")
-    reward = [float(np.mean(ledger.rollouts(step, ["reward"])["reward"].to_numpy())) for step in ledger.steps]
-    assert np.mean(reward[-3:]) > np.mean(reward[:3])
+    # Per prompt and then over prompts: a prompt that was topped up counts once, like any other.
+    reward = [
+        np.mean([np.mean([one.reward for one in group.rollouts]) for group in ledger.groups(step)])
+        for step in ledger.steps
+    ]
+    # 320 prompts on either side: the standard error of the difference is about .05.
+    assert np.mean(reward[-10:]) > np.mean(reward[:10]) + 0.1
 
 
 def test_its_ledger_is_whole_and_its_budgets_differ_by_prompt(whole_run: tuple[Path, str]):
@@ -91,7 +94,7 @@ def test_mlflow_has_the_runs_metrics_and_parameters(whole_run: tuple[Path, str])
     assert recorded.info.status == "FINISHED"
     assert recorded.data.params["advantage.name"] == "v05"
     history = client.get_metric_history(recorded.info.run_id, "critic/score/mean")
-    assert [point.step for point in history] == list(range(1, 13))
+    assert [point.step for point in history] == list(range(1, 61))
 
 
 @pytest.mark.timeout(600)
