@@ -122,7 +122,7 @@ class SlowToMake:
     """Takes long to build, as one that imports much."""
 
     def __init__(self) -> None:
-        time.sleep(1.5)
+        time.sleep(1.2)
 
     def __call__(self, prompt: Prompt, response: str) -> bool:
         return True

@@ -80,7 +80,7 @@ async def test_verdicts_are_counted_and_failures_are_named():
         assert failure.message == "ValueError: on purpose: value"
 
 
-@pytest.mark.parametrize("deed", ["loops", "loops_in_c", "sleeps 1000"])
+@pytest.mark.parametrize("deed", ["loops", "loops_in_c"])
 async def test_a_verifier_that_hangs_is_killed_and_the_rest_is_judged(deed):
     async with pool_of(deadline_s=1) as pool:
         assert await verdicts(pool, "right", deed, "right", "wrong") == [RIGHT, TIMEOUT, RIGHT, WRONG]
@@ -119,8 +119,8 @@ async def test_what_a_verifier_prints_or_reads_disturbs_nobody():
 
 
 async def test_each_verdict_has_its_own_deadline():
-    async with pool_of(deadline_s=1.5) as pool:
-        assert await verdicts(pool, *["sleeps 0.5"] * 4) == [RIGHT] * 4
+    async with pool_of(deadline_s=1) as pool:
+        assert await verdicts(pool, *["sleeps 0.4"] * 3) == [RIGHT] * 3
 
 
 async def test_starting_does_not_count_against_the_deadline():
@@ -142,7 +142,7 @@ def test_a_reply_in_time_counts_although_the_event_loop_was_busy(new_loop):
         async with pool_of(deadline_s=1) as pool:
             scoring = asyncio.create_task(verdicts(pool, "sleeps 0.3"))
             await asyncio.sleep(0.1)
-            time.sleep(1.5)  # noqa: ASYNC251  (this is what is tested)
+            time.sleep(1.1)  # noqa: ASYNC251  (this is what is tested)
             assert await scoring == [RIGHT]
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -162,7 +162,7 @@ def test_every_event_loop_will_do(new_loop):
 
 async def test_several_workers_judge_at_the_same_time_and_one_that_hangs_stops_no_other():
     async with pool_of(num_workers=2) as pool:
-        hanging = asyncio.create_task(verdicts(pool, "sleeps 2"))
+        hanging = asyncio.create_task(verdicts(pool, "sleeps 1"))
         await asyncio.sleep(0.05)
         assert await verdicts(pool, *["right"] * 50) == [RIGHT] * 50
         assert not hanging.done()
