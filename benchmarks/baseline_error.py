@@ -9,12 +9,12 @@ sum over the number of successes); only pass rates and priors are sampled, so fe
 """
 
 import argparse
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from v05ray.simulate.worlds import add_error, recorded, u_shaped
 from v05ray.stats.prior_error import PriorError
 from v05ray.stats.shrinkage import fuse, fuse_eb, fuse_eb_loo, fuse_loo
 
@@ -22,21 +22,6 @@ Baselines = Callable[[float, list[float]], list[float]]
 """Prior and rewards[K] to the baseline of each reward [K]."""
 
 RMS_ERRORS = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8)
-
-
-def u_shaped(num_prompts: int, rng: random.Random) -> list[float]:
-    """Pass rates as trained policies show them: mostly near 0 and 1; their group means of 4 err by about .103."""
-    return [rng.betavariate(0.35, 0.35) for _ in range(num_prompts)]
-
-
-def recorded(path: Path) -> list[float]:
-    """Pass rates from a file of JSON lines with a `score` in [-1, 1]."""
-    return [(1 + json.loads(line)["score"]) / 2 for line in path.read_text().splitlines()]
-
-
-def add_error(rates: Sequence[float], rms: float, rng: random.Random) -> list[float]:
-    """A prior in [-1, 1] for each pass rate."""
-    return [min(1.0, max(-1.0, 2 * p - 1 + rng.gauss(0, rms))) for p in rates]
 
 
 def learn_tau2(rates: Sequence[float], priors: Sequence[float], num_rewards: int, rng: random.Random) -> float:
