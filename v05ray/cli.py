@@ -57,9 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     from v05ray.replay.cli import add_parsers as add_replay_parsers
+    from v05ray.simulate_cli import add_parser as add_simulate_parser
     from v05ray.value.cli import add_parser as add_value_parser
 
     add_replay_parsers(commands)
+    add_simulate_parser(commands)
     add_value_parser(commands)
     return parser
 

@@ -18,6 +18,10 @@ class RewardActor:
 
         self._pool = VerifierPool(config)
 
+    async def ready(self) -> None:
+        """Starts the verifier processes; raises `ConfigError` for a verifier that cannot be built."""
+        await self._pool.start()
+
     async def score_many(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[ScoredRollout]:
         """Verdicts in order."""
         return list(await asyncio.gather(*(self._pool.score(prompt, rollout) for prompt, rollout in pairs)))
@@ -41,6 +45,10 @@ class RayRewardPool:
 
     def __reduce__(self) -> tuple[type["RayRewardPool"], tuple[Any]]:
         return RayRewardPool, (self._actor,)
+
+    async def ready(self) -> None:
+        """Waits for the verifiers."""
+        await self._actor.ready.remote()
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
         """One verdict."""

@@ -34,8 +34,8 @@ async def start_all(
     learners = RayLearnerGroup(config, groups["learner"])
     values = _values(config, groups["value"], cache) if config.value.enabled else None
     async with _inference(config, groups) as (scheduler, rewards):
-        choice, _, lives = await asyncio.gather(
-            values.describe() if values else asyncio.sleep(0), learners.setup(), scheduler.start()
+        choice, _, _, lives = await asyncio.gather(
+            values.describe() if values else asyncio.sleep(0), rewards.ready(), learners.setup(), scheduler.start()
         )
         if choice:
             note(choice)
@@ -49,7 +49,7 @@ async def start_inference(config: Config) -> AsyncIterator[tuple[RayScheduler, R
     asked = [role for role in layout.roles(config) if role.name.startswith(INFERENCE)]
     groups = await reserve(asked, wait_s=config.cluster.wait_s)
     async with _inference(config, groups) as (scheduler, rewards):
-        await scheduler.start()
+        await asyncio.gather(rewards.ready(), scheduler.start())
         yield scheduler, rewards
 
 
