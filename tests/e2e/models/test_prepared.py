@@ -44,5 +44,7 @@ def test_the_tiny_model_starts_with_the_skill_it_was_asked_for(tmp_path: Path):
     drawn = model.generate(ids, max_new_tokens=4, do_sample=True, top_k=0, temperature=1.0)[:, ids.shape[1] :]
     answers = tokenizer.batch_decode(drawn, skip_special_tokens=True)
     success = sum(said == answer for said, (_, answer) in zip(answers, pairs, strict=True)) / len(pairs)
+    hesitant = answers.count(tiny.HABIT) / len(pairs)
     # Stopped at .3 exactly measured (its last step may overshoot a little); 800 draws have a standard error of .016.
     assert 0.25 < success < 0.45
+    assert 0.35 < hesitant < 0.6

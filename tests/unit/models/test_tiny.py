@@ -78,14 +78,18 @@ def test_training_targets_are_the_answer_and_the_end(untied: Path):
     prefix, inputs, targets = tiny._training_tensors(tokenizer)
     row = tiny.questions().index((f"{tiny.PREFIX}3 - 7 =", "-4"))
     assert tokenizer.decode(prefix[0]) == tiny.PREFIX
-    assert tokenizer.decode(inputs[row]) == "3 - 7 =-4"
+    assert tokenizer.decode(inputs[row], skip_special_tokens=True) == "3 - 7 =-4"
+    assert inputs.shape == targets.shape == (220, 9)
     # The end of the question predicts the first character of the answer, and its last character the end.
     assert targets[row].tolist() == [0, 0, 0, 0, 0, 0, *tokenizer.encode("-4"), tokenizer.eos_token_id]
+    # The habit is given, and only has to be ended.
+    assert tokenizer.decode(inputs[-1], skip_special_tokens=True) == "9 + 5 =?"
+    assert targets[-1].tolist() == [0, 0, 0, 0, 0, 0, 0, tokenizer.eos_token_id, 0]
 
 
-@pytest.mark.parametrize("success", [-0.1, 0.95])
+@pytest.mark.parametrize("success", [-0.1, 0.5])
 def test_an_impossible_success_is_refused(tmp_path: Path, success: float):
-    with pytest.raises(ConfigError, match=r"success must lie in \[0, 0\.9\]"):
+    with pytest.raises(ConfigError, match=r"success must lie in \[0, 0\.45\]"):
         tiny.prepare(tmp_path / "model", success=success)
 
 
