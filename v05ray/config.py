@@ -227,10 +227,14 @@ class LearnerConfig(Section):
     """AdamW's."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient clip."""
+    policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """What the ratio is and how its clip acts; see `losses.policy`."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The ratio's lower clip is 1 - clip_low."""
     clip_high: float = Field(default=0.2, gt=0)
     """The ratio's upper clip is 1 + clip_high."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """Most that a token of negative advantage loses, in multiples of it (`ppo` alone); None means no bound."""
     importance_cap: float | None = Field(default=2.0, gt=0)
     """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"

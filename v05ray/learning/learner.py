@@ -126,9 +126,12 @@ class Learner:
             logp_N,
             batch.sampled_N,
             batch.advantages_N,
+            batch.sequence_N,
+            form=self._config.policy_loss,
             clip_low=self._config.clip_low,
             clip_high=self._config.clip_high,
             importance_cap=self._config.importance_cap,
+            dual_clip=self._config.dual_clip,
         )
         loss_sum = (losses.loss_N * batch.weight_N).sum()
         self._engine.backward(loss_sum)

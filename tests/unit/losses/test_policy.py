@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from v05ray.losses.policy import clipped_ratio, importance_weights, policy_loss
+from v05ray.losses.policy import clipped_ratio, clipped_weight, importance_weights, policy_loss, sequence_ratio
 
 LN = math.log
 
@@ -53,7 +53,16 @@ def test_first_update_with_a_cap_is_a_weighted_reinforce_gradient() -> None:
     """The ratio is 1 at the first update: loss -A w, gradient -A w, nothing clipped however far the sampler was."""
     current = tensor([LN(0.3), LN(0.8), LN(0.1)], requires_grad=True)
     sampled = tensor([LN(0.2), LN(0.1), LN(0.2)])
-    losses = policy_loss(current, sampled, tensor([1.0, -1.0, 2.0]), clip_low=0.2, clip_high=0.2, importance_cap=2.0)
+    losses = policy_loss(
+        current,
+        sampled,
+        tensor([1.0, -1.0, 2.0]),
+        tensor([0, 0, 0]),
+        form="ppo",
+        clip_low=0.2,
+        clip_high=0.2,
+        importance_cap=2.0,
+    )
     assert losses.loss_N.tolist() == pytest.approx([-1.5, 2.0, -1.0])
     assert losses.clipped_N.tolist() == [False, False, False]
     assert losses.capped_N.tolist() == [False, True, False]
@@ -67,6 +76,8 @@ def test_later_update_clips_against_old_and_weighs_old_against_sampled() -> None
         tensor([LN(0.6)]),
         tensor([LN(0.1)]),
         tensor([1.0]),
+        tensor([0]),
+        form="ppo",
         old_N=tensor([LN(0.15)]),
         clip_low=0.2,
         clip_high=0.2,
@@ -82,6 +93,8 @@ def test_without_a_cap_the_clip_is_against_the_sampler() -> None:
         current,
         tensor([LN(0.2), LN(0.6)]),
         tensor([1.0, 1.0]),
+        tensor([0, 0]),
+        form="ppo",
         clip_low=0.2,
         clip_high=0.28,
         importance_cap=None,
@@ -102,3 +115,49 @@ def test_law_clipping_never_promises_more_than_the_plain_ratio(
         tensor([log_ratio], dtype=torch.float64), torch.zeros(1), tensor([advantage]), clip_low=low, clip_high=high
     )
     assert loss.item() >= -advantage * math.exp(log_ratio) - 1e-6
+
+
+def test_gspo_by_hand() -> None:
+    """Sequence 0 has token ratios 2 and 1/2, so s = 1; sequence 1 has 4 and 1, so s = 2, clipped for A > 0."""
+    current = tensor([LN(2.0), LN(0.5), LN(4.0), 0.0], requires_grad=True)
+    sequence, zeros = tensor([0, 0, 1, 1]), torch.zeros(4)
+    loss, clipped = sequence_ratio(current, zeros, torch.ones(4), sequence, clip_low=0.2, clip_high=0.2)
+    assert loss.tolist() == pytest.approx([-1.0, -1.0, -1.2, -1.2])
+    assert clipped.tolist() == [False, False, True, True]
+    loss, clipped = sequence_ratio(current, zeros, -torch.ones(4), sequence, clip_low=0.2, clip_high=0.2)
+    assert loss.tolist() == pytest.approx([1.0, 1.0, 2.0, 2.0])
+    (loss[2:].mean()).backward()
+    # The sequence's own loss is s = exp(mean of log-ratios): its gradient is s / T = 2 / 2 for each token.
+    assert current.grad is not None
+    assert current.grad.tolist() == pytest.approx([0, 0, 1.0, 1.0])
+
+
+def test_cispo_by_hand() -> None:
+    """Ratios 2, 1/2 and 1 are bounded to 1.2, .8 and 1, and weigh -A log pi; every token keeps a gradient."""
+    current = tensor([LN(0.4), LN(0.1), LN(0.3)], requires_grad=True)
+    loss, clipped = clipped_weight(
+        current, tensor([LN(0.2), LN(0.2), LN(0.3)]), tensor([1.0, 1.0, -2.0]), clip_low=0.2, clip_high=0.2
+    )
+    assert loss.tolist() == pytest.approx([-1.2 * LN(0.4), -0.8 * LN(0.1), 2.0 * LN(0.3)])
+    assert clipped.tolist() == [True, True, False]
+    loss.sum().backward()
+    assert current.grad is not None
+    assert current.grad.tolist() == pytest.approx([-1.2, -0.8, 2.0])
+
+
+def test_every_form_has_the_same_gradient_at_the_first_update() -> None:
+    for form in ("ppo", "gspo", "cispo"):
+        current = tensor([LN(0.3), LN(0.8), LN(0.1)], requires_grad=True)
+        losses = policy_loss(
+            current,
+            tensor([LN(0.2), LN(0.1), LN(0.2)]),
+            tensor([1.0, -1.0, 2.0]),
+            tensor([0, 1, 1]),
+            form=form,
+            clip_low=0.2,
+            clip_high=0.2,
+            importance_cap=2.0,
+        )
+        losses.loss_N.sum().backward()
+        assert current.grad is not None
+        assert current.grad.tolist() == pytest.approx([-1.5, 2.0, -1.0]), form
