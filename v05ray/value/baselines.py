@@ -161,7 +161,7 @@ class GaussianProcess:
 
         x_SF, x_QF = _inputs(data, support_rows), _inputs(data, query_rows)
         scale = np.sqrt(x_SF.shape[1])
-        kernel = ConstantKernel(0.2, (1e-3, 10)) * RBF(1.0, (0.1, 30)) + WhiteKernel(0.8, (1e-2, 2))
+        kernel = ConstantKernel(0.2, (1e-3, 10)) * RBF(1.0, (0.1, 30)) + WhiteKernel(0.8, (1e-4, 2))
         model = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=0)
         model.fit(x_SF / scale, data.rate_N[support_rows])
         return np.clip(model.predict(x_QF / scale), 0.02, 0.98)

@@ -172,6 +172,7 @@ def evaluate_pool(
     query_rows: np.ndarray,
     backend: Backend,
     *,
+    baselines: MakePredictors = all_baselines,
     support_size: int = 256,
     num_resamples: int = 1000,
     seed: int = 0,
@@ -185,7 +186,7 @@ def evaluate_pool(
         raise ConfigError("every query's prompt stands in the context; hold some prompts out")
     # The pooled regression must not see a query's text either, under whatever policy.
     unseen = context_rows[~np.isin(data.text_N[context_rows], data.text_N[kept])]
-    predictors: list[Predictor] = [BackendPredictor(backend), *all_baselines()]
+    predictors: list[Predictor] = [BackendPredictor(backend), *baselines()]
     for predictor in predictors:
         predictor.fit(data, unseen, seed)
     split = predict_split(data, predictors, context_rows, kept, support_size=support_size, seed=seed)
