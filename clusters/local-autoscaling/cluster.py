@@ -105,7 +105,7 @@ def configuration(gcs_address: str, *, most: dict[str, int], head_cpus: int, idl
     return config
 
 
-def down(folder: Path, *, grace_s: float = 10.0) -> int:
+def down(folder: Path, *, grace_s: float = 4.0) -> int:
     """Ends every process that bears the folder's mark, asking first; deletes the folder. 0, or 1 if some stay."""
     found = processes(folder)
     # The head's monitor would replace nodes that go: it is asked with the rest, and what came meanwhile is ended below.
