@@ -83,6 +83,16 @@ def has_gradient(sample: TrainSample) -> bool:
     return any(advantage != 0.0 for advantage in sample.advantages)
 
 
+def check(sample: TrainSample) -> None:
+    """Raises ValueError unless the sample has a prompt, a response, and one log-probability and advantage per token."""
+    num_tokens, num_logprobs, num_advantages = map(len, (sample.response_ids, sample.logprobs, sample.advantages))
+    if not sample.prompt_ids or not num_tokens or not num_tokens == num_logprobs == num_advantages:
+        raise ValueError(
+            f"train sample of prompt {sample.prompt_id!r}: {len(sample.prompt_ids)} prompt and {num_tokens} response "
+            f"tokens, {num_logprobs} log-probabilities, {num_advantages} advantages; the last three must agree"
+        )
+
+
 def make_rows(samples: Iterable[TrainSample], max_tokens: int, *, share_prefix: bool) -> list[Row]:
     """Rows of at most `max_tokens` input tokens (a longer sample has a row of its own), in a fixed order.
 
@@ -157,8 +167,10 @@ def plan(
     """plan[rank][i] are the rows of the rank's micro-batch i; ranks may have different numbers of them.
 
     Every rank computes the same plan from the same samples, so nothing has to be agreed upon over the network. Samples
-    without gradient are left out.
+    without gradient are left out. Raises ValueError for a malformed sample.
     """
+    for sample in samples:
+        check(sample)
     useful = [sample for sample in samples if has_gradient(sample)]
     if not useful:
         return [[] for _ in range(num_ranks)]

@@ -72,7 +72,8 @@ class Learner:
 
     def _forget(self) -> None:
         self._size = BatchSize()
-        self._num_calls = self._num_passes = self._num_skipped = self._num_input_tokens = 0
+        self._num_calls = self._num_passes = self._num_skipped = 0
+        self._num_input_tokens = self._num_separate_tokens = 0
         self._busy_s = 0.0
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self._device)
 
@@ -112,7 +113,9 @@ class Learner:
         self._size += BatchSize(sum(len(sample.response_ids) for sample in samples), len(samples))
         self._num_calls += 1
         self._num_skipped += sum(not has_gradient(sample) for sample in samples)
-        self._num_input_tokens += sum(row.num_tokens for share in shares for rows in share for row in rows)
+        rows = [row for share in shares for batch in share for row in batch]
+        self._num_input_tokens += sum(row.num_tokens for row in rows)
+        self._num_separate_tokens += sum(len(s.prompt_ids) + len(s.response_ids) - 1 for r in rows for s in r.samples)
         self._busy_s += time.perf_counter() - start
 
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
@@ -144,10 +147,11 @@ class Learner:
             self._sums += torch.stack([*(value.double() for value in sums), self._sums.new_tensor(len(logp_N))])
 
     def step(self) -> dict[str, float]:
-        """Collective. One update over everything accumulated since the last; returns the same metrics on every rank.
+        """Collective. One update over everything accumulated since the last; returns its metrics.
 
-        Means are over computed tokens (samples of zero advantage are not computed); the loss is over all. Raises
-        RuntimeError if nothing was accumulated.
+        `actor/...` are over all ranks: means are over computed tokens (samples of zero advantage are not computed), the
+        loss is over all. Times and memory are this rank's. `perf/prefix_sharing` is how many times more tokens separate
+        sequences would have been. Raises RuntimeError if nothing was accumulated.
         """
         if self._num_calls == 0:
             raise RuntimeError("step() before accumulate(): there is no batch to learn from")
@@ -176,6 +180,7 @@ class Learner:
             "actor/num_sequences": float(self._size.num_sequences),
             "actor/num_sequences_skipped": float(self._num_skipped),
             "actor/update_skipped": 0.0 if update.applied else 1.0,
+            "perf/prefix_sharing": self._num_separate_tokens / max(1, self._num_input_tokens),
             "timing_s/update_actor": self._busy_s,
             **self._memory(),
         }

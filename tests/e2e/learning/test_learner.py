@@ -112,6 +112,9 @@ def test_loss_and_metrics_by_definition(make_learner: MakeLearner, tied_folder: 
     assert metrics["actor/importance_capped_fraction"] == pytest.approx((log_ratio.exp() > 1.5).float().mean().item())
     assert metrics["actor/num_tokens_computed"] == len(log_ratio)
     assert metrics["actor/num_sequences_skipped"] == len(samples) - len(computed)
+    separate = sum(len(sample.prompt_ids) + len(sample.response_ids) - 1 for sample in computed)
+    assert metrics["perf/prefix_sharing"] == pytest.approx(separate / metrics["actor/num_input_tokens"])
+    assert metrics["perf/prefix_sharing"] > 1.2
 
 
 def test_all_advantages_zero_still_moves_by_momentum(make_learner: MakeLearner, tied_folder: Path) -> None:

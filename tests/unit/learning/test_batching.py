@@ -99,6 +99,20 @@ def test_plan_leaves_out_zero_advantages_and_keeps_no_rank_idle() -> None:
     assert [[row.num_tokens for rows in share for row in rows] for share in shares] == [[8], [8]]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        TrainSample("p7", (), (1,), (0.0,), (1.0,), 0),
+        TrainSample("p7", (1,), (), (), (), 0),
+        TrainSample("p7", (1,), (1, 2), (0.0,), (1.0, 1.0), 0),
+        TrainSample("p7", (1,), (1, 2), (0.0, 0.0), (0.0,), 0),
+    ],
+)
+def test_a_malformed_sample_is_named(bad: TrainSample) -> None:
+    with pytest.raises(ValueError, match="'p7'"):
+        plan([bad], 1, 64, share_prefix=True)
+
+
 def test_a_dummy_weighs_nothing() -> None:
     batch = dummy_micro_batch()
     assert batch.weight_N.sum() == 0
