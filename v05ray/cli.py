@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from v05ray import __version__
+from v05ray.arguments import intermix
 from v05ray.registry import ConfigError, RunError
 
 
@@ -58,15 +59,18 @@ def _parser() -> argparse.ArgumentParser:
 
     from v05ray.replay.cli import add_parsers as add_replay_parsers
     from v05ray.simulate_cli import add_parser as add_simulate_parser
+    from v05ray.submit.cli import add_parsers as add_submit_parsers
     from v05ray.value.cli import add_parser as add_value_parser
 
     add_replay_parsers(commands)
     add_simulate_parser(commands)
+    add_submit_parsers(commands)
     add_value_parser(commands)
     return parser
 
 
 def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    intermix(parser)
     parser.add_argument("config", type=Path, nargs=None if required else "?", help="a YAML file, such as jobs/*.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, such as run.num_steps=10")
 

@@ -9,29 +9,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from v05ray.arguments import intermix
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError
-
-
-class _Intermixed(argparse.ArgumentParser):
-    """Takes overrides before, between and after the options, as people write them."""
-
-    _inside = False
-
-    def parse_known_args(self, *arguments: Any, **named: Any) -> Any:
-        if self._inside:  # called by what is called below
-            return super().parse_known_args(*arguments, **named)
-        self._inside = True
-        try:
-            return self.parse_known_intermixed_args(*arguments, **named)
-        finally:
-            self._inside = False
 
 
 def add_parsers(commands: Any) -> None:
     """Adds both commands to an argparse sub-parsers object; each sets `run` to a function of the parsed arguments."""
     submit = commands.add_parser("submit", help="run a job file on a Ray cluster")
-    submit.__class__ = _Intermixed  # a sub-parsers object makes all its parsers of one class
+    intermix(submit)
     submit.add_argument("config", type=Path, help="a YAML file, such as jobs/*.yaml")
     submit.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, such as run.num_steps=10")
     _add_address(submit)
