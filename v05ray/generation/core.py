@@ -43,11 +43,16 @@ class Output:
 
 
 class VllmCore:
-    """Builds the engine, and drives it step by step. Not thread-safe: one thread makes it, calls it and closes it."""
+    """Builds the engine, and drives it step by step. One thread makes it, calls it and closes it."""
 
     def __init__(
         self, model_path: Path, generators: GeneratorsConfig, model: ModelConfig, *, log_file: Path | None = None
     ) -> None:
+        """Takes seconds. Raises `ConfigError` for what another try would not mend.
+
+        Those are a missing environment, a folder without safetensors, a vLLM built for another device, settings that
+        vLLM refuses (a `model.max_length` that the model or the KV cache has no room for).
+        """
         if os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") != "0":
             raise ConfigError(
                 "the generator's environment is not set (VLLM_ENABLE_V1_MULTIPROCESSING is not 0); set"
@@ -56,18 +61,17 @@ class VllmCore:
         self._shapes = checkpoint_shapes(model_path)
         _route_logs(log_file)
 
-        import torch
         from vllm import EngineArgs
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        arguments = _engine_arguments(generators, model, on_gpu=torch.cuda.is_available())
+        arguments = _engine_arguments(generators, model)
+        _check_build(generators)
         try:
             self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(model_path), **arguments))
-        except (
-            ValueError,
-            VLLMValidationError,
-        ) as error:  # settings that vLLM cannot serve; another try would not help
+        except (ValueError, VLLMValidationError) as error:  # what vLLM will not serve; another try would not help
+            cleanup_dist_env_and_memory()
             raise ConfigError(f"vLLM cannot serve {model_path} with {arguments}: {error}") from error
         self._tokenizer = self._engine.get_tokenizer()
         self._internal_ids: dict[str, str] = {}
@@ -162,7 +166,22 @@ def checkpoint_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig, *, on_gpu: bool) -> dict[str, Any]:
+def _check_build(generators: GeneratorsConfig) -> None:
+    """vLLM is built for one kind of device, and says so only in passing."""
+    from vllm.platforms import current_platform
+
+    if generators.num_gpus > 0 and current_platform.is_cpu():
+        raise ConfigError(
+            f"generators.num_gpus is {generators.num_gpus:g}, but the installed vLLM is the one for CPUs; set it to 0,"
+            " or install v05ray[gpu]"
+        )
+    if generators.num_gpus == 0 and not current_platform.is_cpu():
+        raise ConfigError(
+            "generators.num_gpus is 0, but the installed vLLM is the one for GPUs; set it to 1, or install v05ray[cpu]"
+        )
+
+
+def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "dtype": model.dtype,
         "max_model_len": model.max_length,
@@ -175,7 +194,7 @@ def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig, *, on_gp
         "use_tqdm_on_load": False,
         "seed": 0,
     }
-    if on_gpu:
+    if generators.num_gpus > 0:
         return arguments | {"gpu_memory_utilization": generators.gpu_memory_utilization}
     return arguments | {
         "enforce_eager": True,  # compiling takes longer than it saves

@@ -85,8 +85,13 @@ class Engine:
         """Starts to load in the background; `ready` waits for it.
 
         `log_file` takes all of vLLM's log; without it, its errors go to stderr. `make_core` replaces vLLM. Raises
-        `ConfigError` when the model folder does not exist.
+        `ConfigError` when the model folder does not exist or more than one GPU is asked for.
         """
+        if generators.num_gpus > 1:
+            raise ConfigError(
+                f"generators.num_gpus is {generators.num_gpus:g}, but an engine runs on one GPU at most;"
+                " set it to 1 and raise generators.count"
+            )
         folder = Path(model_path)
         if make_core is None and not (folder / "config.json").is_file():
             raise ConfigError(f"model.path {str(model_path)!r} is not a model folder (no config.json in it)")
@@ -119,7 +124,7 @@ class Engine:
         return self._version
 
     async def ready(self) -> None:
-        """Returns once the engine takes work; raises `EngineDead` with the reason if it could not start."""
+        """Returns once the engine takes work; `ConfigError` if the settings cannot be served, else `EngineDead`."""
         await asyncio.shield(asyncio.wrap_future(self._started))
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
@@ -229,7 +234,9 @@ class Engine:
             self._end(EngineDead(f"{self._id}: the engine was closed"))
         except BaseException as error:
             if isinstance(error, ConfigError) and not self._started.done():
-                self._started.set_exception(error)  # the user's to mend: a fresh process would fail the same way
+                # The user's to mend: a fresh process would fail the same way, and a traceback would not help.
+                self._end(self._died(error), start_error=error)
+                return
             self._end(self._died(error))
             raise  # the thread's traceback belongs into the process's log
         finally:
@@ -308,8 +315,8 @@ class Engine:
     def _died(self, error: BaseException) -> EngineDead:
         return EngineDead(f"{self._id}: the engine died: {type(error).__name__}: {error}")
 
-    def _end(self, reason: EngineDead) -> None:
-        """Everybody who waits gets the reason, and everybody who comes later."""
+    def _end(self, reason: EngineDead, *, start_error: ConfigError | None = None) -> None:
+        """Everybody who waits gets the reason (who waits for the start, its own), and everybody who comes later."""
         with self._end_lock:
             self._dead = reason
         pending = [draw.future for draw in self._draws]
@@ -317,7 +324,9 @@ class Engine:
             command = self._commands.get()
             if command is not None:
                 pending.append(command[1])
-        for future in (self._started, *pending):
+        if not self._started.done():
+            self._started.set_exception(start_error or reason)
+        for future in pending:
             if not future.done():
                 future.set_exception(reason)
         self._draws.clear()

@@ -268,3 +268,9 @@ def test_draws_may_come_from_event_loops_that_come_and_go(engine: Engine):
     for length in (1, 2, 3):
         (rollout,) = asyncio.run(engine.draw(ask("p", length)))
         assert len(rollout.token_ids) == length
+
+
+def test_more_than_one_gpu_is_refused_at_once():
+    model = ModelConfig(path=Path("unused"), max_length=16)
+    with pytest.raises(ConfigError, match=r"num_gpus is 2, .* set it to 1 and raise generators\.count"):
+        Engine("unused", GeneratorsConfig(num_gpus=2), model, generator_id="g0", make_core=ScriptedCore)
