@@ -284,6 +284,9 @@ class ClusterConfig(Section):
     """Object store of the private local cluster, in MiB."""
     wait_s: float = Field(default=600.0, ge=0)
     """How long to wait for resources that an autoscaler may still bring, in seconds."""
+    node_types: bool = False
+    """Also ask for a little of the resource `generator`, `learner` or `value`, of which every node type in `clusters/`
+    offers 1 of its own name: so an autoscaler brings the kind of node that is meant."""
     temp_dir: Path | None = None
     """Ray's own files of the private local cluster; None means a short folder under the system's temporary one."""
 

@@ -39,22 +39,31 @@ def _bundle(num_cpus: float, num_gpus: float = 0.0) -> Bundle:
     return {"CPU": num_cpus, **({"GPU": num_gpus} if num_gpus else {})}
 
 
+NODE_TYPE_SHARE = 0.001
+"""Of a node type's own resource, for each bundle that belongs on such a node: so small that a thousand fit."""
+
+
+def _on(config: Config, node_type: str, bundle: Bundle) -> Bundle:
+    return {**bundle, node_type: NODE_TYPE_SHARE} if config.cluster.node_types else bundle
+
+
 def generator_role(config: Config, index: int) -> Role:
     """The placement group of one generator replica."""
     g = config.generators
-    return Role(f"generator-{index}", (_bundle(g.num_cpus, g.num_gpus),), "STRICT_PACK")
+    return Role(f"generator-{index}", (_on(config, "generator", _bundle(g.num_cpus, g.num_gpus)),), "STRICT_PACK")
 
 
 def roles(config: Config) -> tuple[Role, ...]:
     """Every placement group a run asks for at its start."""
     learner, value, rewards = config.learner, config.value, config.rewards
+    rank = _on(config, "learner", _bundle(learner.num_cpus, learner.num_gpus))
     asked = [
-        Role("learner", tuple(_bundle(learner.num_cpus, learner.num_gpus) for _ in range(learner.num_ranks)), "PACK"),
+        Role("learner", (rank,) * learner.num_ranks, "PACK"),
         Role("scheduler", (_bundle(SCHEDULER_CPUS),), "PACK"),
         Role("rewards", (_bundle(rewards.num_cpus),), "PACK"),
     ]
     if value.enabled:
-        asked.append(Role("value", tuple(_bundle(value.num_cpus) for _ in range(value.pool_size)), "SPREAD"))
+        asked.append(Role("value", (_on(config, "value", _bundle(value.num_cpus)),) * value.pool_size, "SPREAD"))
     asked += [generator_role(config, index) for index in range(config.generators.count)]
     return tuple(asked)
 

@@ -53,3 +53,12 @@ def test_bundles_that_must_stay_together_do_not_split_over_nodes():
     apart = [Node("a", {"GPU": 1}), Node("b", {"GPU": 1})]
     assert place([pair], apart)[1] == [pair]
     assert place([pair], [Node("a", {"GPU": 2})])[0] == {"pair": ["a", "a"]}
+
+
+def test_node_types_are_asked_for_by_their_own_resource_where_that_is_wanted():
+    on_types = CONFIG.model_copy(update={"cluster": CONFIG.cluster.model_copy(update={"node_types": True})})
+    asked = {role.name: role.bundles[0] for role in roles(on_types)}
+    assert asked["generator-0"] == {"CPU": 2, "GPU": 1, "generator": 0.001}
+    assert asked["learner"]["learner"] == asked["value"]["value"] == 0.001
+    assert asked["scheduler"] == {"CPU": 0.25}
+    assert all("generator" not in role.bundles[0] for role in roles(CONFIG))
