@@ -15,6 +15,7 @@ from typing import Any
 from v05ray.dotted import flatten
 
 _SETTINGS = {
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # its own report of every migration would break into the progress line
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the spool retries, and it sees the server's return sooner
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
