@@ -76,7 +76,7 @@ def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> No
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from v05ray.config import load_config
+    from v05ray.config_files import load_config
     from v05ray.console import print_asked, print_outcome
 
     config = load_config(parsed.config, parsed.overrides)
@@ -89,7 +89,7 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _eval(parsed: argparse.Namespace) -> int:
-    from v05ray.config import load_config
+    from v05ray.config_files import load_config
     from v05ray.console import print_evaluation
 
     config = load_config(parsed.config, parsed.overrides)

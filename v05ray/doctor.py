@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from v05ray import layout
-from v05ray.config import Config, load_config
+from v05ray.config import Config
+from v05ray.config_files import load_config
 from v05ray.preflight import check_model_folder, check_resources, count_gpus, local_node
 from v05ray.registry import ConfigError
 

@@ -20,7 +20,8 @@ from v05ray import layout
 from v05ray.actors.placement import nodes
 from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, Latest
-from v05ray.config import Config, to_yaml
+from v05ray.config import Config
+from v05ray.config_files import to_yaml
 from v05ray.data.stream import PromptStream
 from v05ray.driver import RunState, Trainer
 from v05ray.evaluate import EvalReport, evaluate

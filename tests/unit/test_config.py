@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.config import Config, Section, load_config, make_config, to_yaml
+from v05ray.config import Config, Section
+from v05ray.config_files import load_config, make_config, to_yaml
 from v05ray.recipes import RECIPES
 from v05ray.registry import ConfigError
 

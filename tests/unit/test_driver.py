@@ -8,7 +8,8 @@ import pytest
 
 from tests.fakes import FakeGenerator, FakeLearner, FakeRewardPool, FakeTracker, FakeValuePool, make_prompt
 from v05ray.checkpoint import Checkpoints
-from v05ray.config import Config, make_config
+from v05ray.config import Config
+from v05ray.config_files import make_config
 from v05ray.data.stream import PromptStream
 from v05ray.driver import Roles, Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter

@@ -1,6 +1,6 @@
 import pytest
 
-from v05ray.config import make_config
+from v05ray.config_files import make_config
 from v05ray.layout import Node, Role, place, roles, shortfall, total
 
 CONFIG = make_config(

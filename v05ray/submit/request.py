@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from v05ray import __version__
-from v05ray.config import Config, Spec, load_config
+from v05ray.config import Config, Spec
+from v05ray.config_files import load_config
 from v05ray.redaction import redact, redact_tree
 from v05ray.registry import ConfigError
 from v05ray.submit.working_dir import LIMIT_MIB, Shipment, collect
