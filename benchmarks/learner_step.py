@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from v05ray.config import LearnerConfig, ModelConfig
-from v05ray.learning.engine import environment
+from v05ray.learning.environment import environment
 from v05ray.types import TrainSample
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from v05ray.config import LearnerConfig
+from v05ray.learning.environment import environment as environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +32,6 @@ class Update:
     """The rate this update used."""
     applied: bool
     """False if the gradient was not finite; the weights are then unchanged."""
-
-
-def environment(learner: LearnerConfig) -> dict[str, str]:
-    """Variables a rank's process needs before torch is imported."""
-    variables = {
-        "LOCAL_RANK": "0",  # every rank is a process of its own that sees its own devices only
-        "LOCAL_SIZE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
-    if learner.num_gpus == 0:
-        variables |= {
-            "DS_ACCELERATOR": "cpu",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": str(learner.num_threads),
-            "OMP_WAIT_POLICY": "PASSIVE",  # generators share the cores: do not spin while waiting
-            "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for large tensors: page faults cost as much as the arithmetic
-        }
-    return variables
 
 
 def warmup_factor(warmup_steps: int) -> Callable[[int], float]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from v05ray.config import LearnerConfig
-from v05ray.learning.engine import environment
+from v05ray.learning.environment import environment
 
 os.environ.update(environment(LearnerConfig()))  # pytest reads this file before any test module imports torch
 

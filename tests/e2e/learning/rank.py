@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from v05ray.config import LearnerConfig
-from v05ray.learning.engine import environment
+from v05ray.learning.environment import environment
 
 OPTIONS = {"learning_rate": 1e-2, "max_grad_norm": 0.5, "micro_batch_tokens": 64}
 STEPS = ((7, 0), (1, 1))

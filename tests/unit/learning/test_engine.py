@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 
 from v05ray.config import LearnerConfig
-from v05ray.learning.engine import environment, warmup_factor
+from v05ray.learning.engine import warmup_factor
+from v05ray.learning.environment import environment
 
 
 def test_warmup_by_hand() -> None:
@@ -17,3 +21,8 @@ def test_environment_is_for_the_device() -> None:
     gpu = environment(LearnerConfig(num_gpus=1))
     assert gpu["LOCAL_RANK"] == "0"
     assert not {"DS_ACCELERATOR", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"} & gpu.keys()
+
+
+def test_environment_can_be_had_before_torch() -> None:
+    code = "import sys; import v05ray.learning.environment; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

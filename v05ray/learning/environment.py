@@ -1,0 +1,25 @@
+"""What a rank's process has to find in its environment before torch is imported; so this file imports no torch."""
+
+from v05ray.config import LearnerConfig
+
+
+def environment(learner: LearnerConfig) -> dict[str, str]:
+    """Variables for the process of one rank. OpenMP reads its own when torch loads it, and never again."""
+    variables = {
+        "LOCAL_RANK": "0",  # every rank is a process of its own that sees its own devices only
+        "LOCAL_SIZE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    if learner.num_gpus == 0:
+        variables |= {
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(learner.num_threads),
+            # Threads that spin as they wait take a busy machine's cores: ten times the CPU time was measured for two.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for large tensors: fewer page faults
+        }
+    return variables
