@@ -1,6 +1,6 @@
 """Train samples to tensors: what one rank computes, in micro-batches of bounded size.
 
-Legend: B rows of a micro-batch, L padded row length, N response tokens of a micro-batch, S sequences of a micro-batch.
+Legend, of a micro-batch: B rows, L padded row length, U positions that predict, N response tokens, S sequences.
 
 A row is one prompt with one or more of its responses, laid out as a prefix tree: tokens that several responses share
 (the prompt, and any common beginning) appear once, and each token attends to its own ancestors only:
@@ -51,8 +51,10 @@ class MicroBatch:
     """int64; a token's depth in its row's tree."""
     mask_B1LL: Tensor | None
     """bool, True where a query (third axis) may attend to a key; None if plain causal attention does."""
-    predictor_N: Tensor
-    """int64 index into the flattened B * L positions: where the token's distribution is read."""
+    predictor_U: Tensor
+    """int64 indices, increasing, into the flattened B * L positions: where distributions are read."""
+    position_N: Tensor
+    """int64 index in [0, U): predictor_U[position_N] is where the token's own distribution is read."""
     target_N: Tensor
     """int64 token ids of the responses."""
     sampled_N: Tensor
@@ -250,7 +252,8 @@ def collate(rows: Sequence[Row], aggregation: Aggregation) -> MicroBatch:
     samples = [sample for row in rows for sample in row.samples]
     lengths = torch.tensor([len(sample.response_ids) for sample in samples])
     weights = torch.tensor([token_weight(aggregation, len(sample.response_ids)) for sample in samples])
-    predictors = [b * length + path for b, tree in enumerate(trees) for path in tree.predictors]
+    predictor_N = np.concatenate([b * length + path for b, tree in enumerate(trees) for path in tree.predictors])
+    predictor_U, position_N = np.unique(predictor_N, return_inverse=True)
 
     def flat(values: Iterable[Sequence[float]], dtype: torch.dtype) -> Tensor:
         return torch.tensor([value for row in values for value in row], dtype=dtype)
@@ -259,7 +262,8 @@ def collate(rows: Sequence[Row], aggregation: Aggregation) -> MicroBatch:
         input_ids_BL=torch.from_numpy(ids_BL),
         position_ids_BL=torch.from_numpy(positions_BL),
         mask_B1LL=_mask(trees, length),
-        predictor_N=torch.from_numpy(np.concatenate(predictors)),
+        predictor_U=torch.from_numpy(predictor_U),
+        position_N=torch.from_numpy(position_N),
         target_N=flat((sample.response_ids for sample in samples), torch.int64),
         sampled_N=flat((sample.logprobs for sample in samples), torch.float32),
         advantages_N=flat((sample.advantages for sample in samples), torch.float32),
@@ -276,7 +280,8 @@ def dummy_micro_batch() -> MicroBatch:
         input_ids_BL=torch.zeros(1, PAD_MULTIPLE, dtype=torch.int64),
         position_ids_BL=torch.arange(PAD_MULTIPLE).unsqueeze(0),
         mask_B1LL=None,
-        predictor_N=torch.zeros(1, dtype=torch.int64),
+        predictor_U=torch.zeros(1, dtype=torch.int64),
+        position_N=torch.zeros(1, dtype=torch.int64),
         target_N=torch.zeros(1, dtype=torch.int64),
         sampled_N=zeros,
         advantages_N=zeros,

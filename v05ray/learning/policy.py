@@ -1,6 +1,6 @@
 """The policy as the learner sees it: tokens in, log-probabilities and entropies out.
 
-Legend: B rows, L padded row length, N response tokens, D hidden size.
+Legend: B rows, L padded row length, U positions that predict, N response tokens, D hidden size.
 """
 
 from dataclasses import replace
@@ -38,23 +38,31 @@ class Policy(nn.Module):
         input_ids_BL: Tensor,
         position_ids_BL: Tensor,
         mask_B1LL: Tensor | None,
-        predictor_N: Tensor,
+        predictor_U: Tensor,
+        position_N: Tensor,
         target_N: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """(logp_N, entropy_N), float32, of the targets at the predictor positions, at the sampling temperature."""
+        """(logp_N, entropy_N), float32, of the targets at the predicting positions, at the sampling temperature."""
         length = input_ids_BL.shape[1]
         if self._on_cpu_kernels and length <= kernels.MAX_DENSE_LENGTH:
             mask_B1LL = kernels.additive_mask(mask_B1LL, length, self.model.dtype)
         hidden_BLD = self.model.get_decoder()(
             input_ids=input_ids_BL, position_ids=position_ids_BL, attention_mask=mask_B1LL, use_cache=False
         ).last_hidden_state
-        hidden_ND = hidden_BLD.flatten(0, 1)[predictor_N]
-        return self.model.get_output_embeddings()(hidden_ND, target_N, self.temperature)
+        hidden_UD = hidden_BLD.flatten(0, 1)[predictor_U]
+        return self.model.get_output_embeddings()(hidden_UD, position_N, target_N, self.temperature)
 
 
-def arguments(batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+def arguments(batch: MicroBatch) -> tuple[Tensor | None, ...]:
     """What `Policy.forward` takes, in order."""
-    return batch.input_ids_BL, batch.position_ids_BL, batch.mask_B1LL, batch.predictor_N, batch.target_N
+    return (
+        batch.input_ids_BL,
+        batch.position_ids_BL,
+        batch.mask_B1LL,
+        batch.predictor_U,
+        batch.position_N,
+        batch.target_N,
+    )
 
 
 def check_folder(path: Path) -> None:

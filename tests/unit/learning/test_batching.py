@@ -25,7 +25,8 @@ def test_a_shared_row_by_hand() -> None:
     assert batch.position_ids_BL.tolist() == [[0, 1, 2, 3, 0, 0, 0, 0]]
     assert batch.mask_B1LL is None  # one chain
     assert batch.target_N.tolist() == [1, 2, 3, 1, 2, 4, 5]
-    assert batch.predictor_N.tolist() == [1, 2, 3, 1, 2, 3, 1]
+    assert batch.predictor_U.tolist() == [1, 2, 3]
+    assert batch.position_N.tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert batch.sequence_N.tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert batch.advantages_N.tolist() == [1, 1, 1, 2, 2, 2, 3]
     assert batch.sampled_N.tolist() == pytest.approx([-0.1, -0.2, -0.3, -0.1, -0.2, -0.3, -0.1])
@@ -38,7 +39,7 @@ def test_a_branching_row_by_hand() -> None:
     batch = collate(make_rows(samples, 100, share_prefix=True), "sequence_mean")
     assert batch.input_ids_BL.tolist() == [[9, 1, 2, 3, 4, 0, 0, 0]]
     assert batch.position_ids_BL.tolist() == [[0, 1, 2, 2, 1, 0, 0, 0]]
-    assert batch.predictor_N.tolist() == [0, 1, 2, 0, 1, 3, 0, 4]
+    assert batch.predictor_U[batch.position_N].tolist() == [0, 1, 2, 0, 1, 3, 0, 4]
     assert batch.target_N.tolist() == [1, 2, 0, 1, 3, 0, 4, 0]
     assert batch.mask_B1LL is not None
     assert batch.mask_B1LL[0, 0].int().tolist() == [
@@ -58,7 +59,7 @@ def test_without_sharing_every_sample_is_a_row() -> None:
     samples = [sample([7, 8], [1, 2, 3]), sample([7, 8], [1])]
     batch = collate(make_rows(samples, 100, share_prefix=False), "token_mean")
     assert batch.input_ids_BL.tolist() == [[7, 8, 1, 2, 0, 0, 0, 0], [7, 8, 0, 0, 0, 0, 0, 0]]
-    assert batch.predictor_N.tolist() == [1, 2, 3, 9]
+    assert batch.predictor_U[batch.position_N].tolist() == [1, 2, 3, 9]
     assert batch.mask_B1LL is None
 
 
@@ -146,7 +147,7 @@ def test_law_a_predictor_sees_exactly_its_own_context(drawn: list[tuple[tuple[in
     if batch.mask_B1LL is not None:
         mask = batch.mask_B1LL
     contexts = set()
-    for n, predictor in enumerate(batch.predictor_N.tolist()):
+    for n, predictor in enumerate(batch.predictor_U[batch.position_N].tolist()):
         row, query = divmod(predictor, length)
         seen = mask[row, 0, query].nonzero().squeeze(1)
         assert batch.position_ids_BL[row, seen].tolist() == list(range(len(seen)))

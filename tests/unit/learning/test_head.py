@@ -1,4 +1,4 @@
-"""Legend: N tokens, D hidden size, V vocabulary."""
+"""Legend: U positions, N tokens, D hidden size, V vocabulary."""
 
 import math
 
@@ -10,8 +10,10 @@ import v05ray.learning.head as head_module
 from v05ray.learning.head import LogprobHead
 
 
-def dense(hidden_ND: Tensor, weight_VD: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logp_NV = torch.log_softmax(hidden_ND @ weight_VD.t() / temperature, -1)
+def dense(
+    hidden_UD: Tensor, weight_VD: Tensor, position_N: Tensor, target_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logp_NV = torch.log_softmax(hidden_UD[position_N] @ weight_VD.t() / temperature, -1)
     return logp_NV.gather(1, target_N[:, None]).squeeze(1), -(logp_NV.exp() * logp_NV).sum(-1)
 
 
@@ -24,10 +26,10 @@ def head_of(weight_VD: Tensor) -> LogprobHead:
 def test_by_hand() -> None:
     """Two logits, ln 3 and 0: probabilities 3/4 and 1/4; at temperature 1/2, 9/10 and 1/10."""
     head = head_of(torch.tensor([[math.log(3.0)], [0.0]]))
-    logp, entropy = head(torch.ones(2, 1), torch.tensor([0, 1]), 1.0)
+    logp, entropy = head(torch.ones(1, 1), torch.tensor([0, 0]), torch.tensor([0, 1]), 1.0)
     assert logp.exp().tolist() == pytest.approx([0.75, 0.25])
     assert entropy.tolist() == pytest.approx([-0.75 * math.log(0.75) - 0.25 * math.log(0.25)] * 2)
-    logp, _ = head(torch.ones(2, 1), torch.tensor([0, 1]), 0.5)
+    logp, _ = head(torch.ones(1, 1), torch.tensor([0, 0]), torch.tensor([0, 1]), 0.5)
     assert logp.exp().tolist() == pytest.approx([0.9, 0.1])
 
 
@@ -40,13 +42,17 @@ def test_values_and_gradients_equal_dense_logits(
     torch.manual_seed(0)
     hidden = torch.randn(7, 5, dtype=torch.float32)
     weight = 2 * torch.randn(vocabulary, 5)
-    target = torch.randint(0, vocabulary, (7,))
+    # Positions 0 and 3 predict several tokens each, position 3 the same one twice.
+    position = torch.tensor([0, 0, 1, 2, 3, 3, 3, 4, 5, 6])
+    target = torch.randint(0, vocabulary, (10,))
+    target[5] = target[4]
     results = []
     for compute in (head_of(weight), None):
         h = hidden.clone().requires_grad_()
         w = compute.weight if compute else nn.Parameter(weight.clone())
-        logp, entropy = compute(h, target, temperature) if compute else dense(h, w, target, temperature)
-        (logp * torch.arange(7.0) + 0.3 * entropy.square()).sum().backward()
+        arguments = (position, target, temperature)
+        logp, entropy = compute(h, *arguments) if compute else dense(h, w, *arguments)
+        (logp * torch.arange(10.0) + 0.3 * entropy.square()).sum().backward()
         assert h.grad is not None
         assert w.grad is not None
         results.append((logp.detach(), entropy.detach(), h.grad, w.grad))
@@ -57,16 +63,18 @@ def test_values_and_gradients_equal_dense_logits(
 def test_gradient_of_logp_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_module, "BLOCK_ELEMENTS", 1)
     torch.manual_seed(1)
-    weight, target = torch.randn(600, 4), torch.tensor([0, 511, 512, 599])
-    ours, theirs = torch.randn(4, 4).requires_grad_(), torch.empty(0)
+    weight, target, position = torch.randn(600, 4), torch.tensor([0, 511, 512, 599]), torch.tensor([2, 1, 0, 0])
+    ours = torch.randn(3, 4).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
-    head_of(weight)(ours, target, 1.0)[0].sum().backward()
-    dense(theirs, weight, target, 1.0)[0].sum().backward()
+    head_of(weight)(ours, position, target, 1.0)[0].sum().backward()
+    dense(theirs, weight, position, target, 1.0)[0].sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-5)
 
 
 def test_large_logits_do_not_overflow() -> None:
-    logp, entropy = head_of(torch.tensor([[1000.0], [0.0]]))(torch.ones(1, 1), torch.tensor([0]), 1.0)
+    logp, entropy = head_of(torch.tensor([[1000.0], [0.0]]))(
+        torch.ones(1, 1), torch.tensor([0]), torch.tensor([0]), 1.0
+    )
     assert logp.tolist() == [0.0]
     assert entropy.tolist() == [0.0]
 
