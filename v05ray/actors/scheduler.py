@@ -8,6 +8,9 @@ from v05ray.config import Config
 from v05ray.ports import BatchRequest, Generator, RewardPool, Weights
 from v05ray.types import DrawRequest, Rollout, RolloutGroup
 
+QUEUE_FACTOR = 2
+"""Rollouts a generator is given per sequence it can run at once: its engine never waits for the next one to arrive."""
+
 
 class SchedulerActor:
     """Owns the generators: it starts them, and they end with it."""
@@ -17,7 +20,10 @@ class SchedulerActor:
         from v05ray.scheduling.scheduler import RolloutScheduler
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._pool = GeneratorPool(draw_timeout_s=config.generators.draw_timeout_s)
+        self._pool = GeneratorPool(
+            draw_timeout_s=config.generators.draw_timeout_s,
+            max_outstanding_seqs=QUEUE_FACTOR * config.generators.max_num_seqs,
+        )
         self._scheduler = RolloutScheduler(self._pool, rewards, config.budget, seed=config.run.seed)
         self._generators = generators
 

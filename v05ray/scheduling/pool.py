@@ -8,6 +8,8 @@ its draw was given away is dropped, never counted.
 """
 
 import asyncio
+import heapq
+import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -42,6 +44,8 @@ class _Replica:
     life: Life = Life.STARTING
     outstanding_tokens: int = 0
     """Upper bound of the tokens it still has to process."""
+    outstanding_seqs: int = 0
+    """Rollouts it has been given and has not answered."""
     num_failures: int = 0
     """Restarts since it was last READY."""
     tasks: set[asyncio.Task] = field(default_factory=set)
@@ -54,7 +58,15 @@ class PoolExhausted(RunError):
 class GeneratorPool:
     """Load balancing, weight versions and recovery over any number of generators."""
 
-    def __init__(self, *, draw_timeout_s: float, load_timeout_s: float = 600.0) -> None:
+    def __init__(
+        self, *, draw_timeout_s: float, load_timeout_s: float = 600.0, max_outstanding_seqs: int | None = None
+    ) -> None:
+        """`max_outstanding_seqs` holds back what a replica could only queue: later draws then go where there is room
+        by then, and a lost replica loses less. None holds nothing back."""
+        self._max_outstanding_seqs = max_outstanding_seqs
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        """Heap of (ticket, turn): who looked in vain keeps its place."""
+        self._tickets = itertools.count()
         self._draw_timeout_s = draw_timeout_s
         self._load_timeout_s = load_timeout_s
         self._replicas: dict[str, _Replica] = {}
@@ -108,9 +120,11 @@ class GeneratorPool:
         of it costs more than the prefix saves.
         """
         work = len(request.sample_indices) * (len(request.token_ids) + request.sampling.max_tokens)
+        num_seqs = len(request.sample_indices)
         for _ in range(MAX_ATTEMPTS):
-            replica = await self._pick(prefer, saved_tokens=len(request.token_ids))
+            replica = await self._pick(prefer, num_seqs, saved_tokens=len(request.token_ids))
             replica.outstanding_tokens += work
+            replica.outstanding_seqs += num_seqs
             try:
                 rollouts = await asyncio.wait_for(replica.generator.draw(request), self._draw_timeout_s)
             except (GeneratorLost, TimeoutError) as error:
@@ -118,8 +132,11 @@ class GeneratorPool:
                 continue
             finally:
                 replica.outstanding_tokens -= work
-                async with self._changed:
-                    self._changed.notify_all()
+                replica.outstanding_seqs -= num_seqs
+                self._wake(1)
+                if replica.life is Life.DRAINING:
+                    async with self._changed:
+                        self._changed.notify_all()
             if all(rollout.policy_version == self._version for rollout in rollouts):
                 return rollouts
             self._lose(replica, request, f"served a version other than {self._version}")
@@ -152,16 +169,39 @@ class GeneratorPool:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pick(self, prefer: str | None, *, saved_tokens: int) -> _Replica:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._ready() or not self._hope())
+    async def _pick(self, prefer: str | None, num_seqs: int, *, saved_tokens: int) -> _Replica:
+        """A replica with room; first come, first served while there is none."""
+        ticket, queued = next(self._tickets), bool(self._waiting)
+        while True:
             self._require_hope()
-            ready = self._ready()
-        least = min(ready, key=lambda r: r.outstanding_tokens)
+            free = [] if queued else [r for r in self._ready() if self._has_room(r, num_seqs)]
+            if free:
+                break
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._waiting, (ticket, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                self._wake(1)  # the turn may have come just now; it is the next one's
+                raise
+            queued = False
+        self._wake(1)  # what is left over may do for the next one too
+        least = min(free, key=lambda r: r.outstanding_tokens)
         kept = self._replicas.get(prefer) if prefer else None
-        if kept in ready and kept.outstanding_tokens - least.outstanding_tokens <= saved_tokens:
+        if kept in free and kept.outstanding_tokens - least.outstanding_tokens <= saved_tokens:
             return kept
         return least
+
+    def _has_room(self, replica: _Replica, num_seqs: int) -> bool:
+        limit = self._max_outstanding_seqs
+        return limit is None or replica.outstanding_seqs == 0 or replica.outstanding_seqs + num_seqs <= limit
+
+    def _wake(self, count: int) -> None:
+        while count and self._waiting:
+            _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
 
     def _ready(self) -> list[_Replica]:
         return [r for r in self._replicas.values() if r.life is Life.READY]
@@ -220,6 +260,7 @@ class GeneratorPool:
         async with self._changed:
             replica.life = life
             self._changed.notify_all()
+        self._wake(len(self._waiting))  # each looks for itself
 
     def _spawn(self, replica: _Replica, work) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from v05ray.scheduling.pool import MAX_ATTEMPTS, GeneratorPool, Life, PoolExhaus
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
 
 
-async def started(*generators: FakeGenerator, **options: float) -> GeneratorPool:
+async def started(*generators: FakeGenerator, **options: Any) -> GeneratorPool:
     pool = GeneratorPool(**{"draw_timeout_s": 5.0, **options})
     pool.add(generators)
     await pool.until_ready()
@@ -111,3 +112,53 @@ async def test_a_draining_generator_finishes_what_it_has_and_gets_no_more():
     assert {r.generator_id for r in await last} == {"leaving"}
     assert [r.prompt_id for r in staying.requests] == ["p1"]
     assert pool.lives()["leaving"] is Life.GONE
+
+
+async def test_a_full_generator_is_given_no_more_until_it_answers():
+    most = 0
+
+    class Counting(FakeGenerator):
+        live = 0
+
+        async def draw(self, request):
+            nonlocal most
+            self.live += len(request.sample_indices)
+            most = max(most, self.live)
+            try:
+                return await super().draw(request)
+            finally:
+                self.live -= len(request.sample_indices)
+
+    pool = await started(Counting(REWARDS, "g", latency=0.01), max_outstanding_seqs=4)
+    drawn = await asyncio.gather(*(pool.draw(request(f"p{i}", (0, 1))) for i in range(8)))
+    assert [rollouts[0].prompt_id for rollouts in drawn] == [f"p{i}" for i in range(8)]
+    assert most == 4
+
+
+async def test_what_waits_goes_to_whoever_has_room_first_and_in_order():
+    slow, fast = FakeGenerator(REWARDS, "slow", latency=0.2), FakeGenerator(REWARDS, "fast", latency=0.01)
+    pool = await started(slow, fast, max_outstanding_seqs=2)
+    await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(8)))
+    assert [r.prompt_id for r in slow.requests] == ["p0"]
+    assert [r.prompt_id for r in fast.requests] == [f"p{i}" for i in range(1, 8)]
+
+
+async def test_a_draw_larger_than_the_limit_gets_a_generator_of_its_own():
+    pool = await started(FakeGenerator(REWARDS, "g"), max_outstanding_seqs=2)
+    assert len(await pool.draw(request("p0", (0, 1, 2, 3)))) == 4
+
+
+async def test_a_cancelled_wait_hands_its_turn_on():
+    pool = await started(FakeGenerator(REWARDS, "g", latency=0.02), max_outstanding_seqs=2)
+    draws = [asyncio.create_task(pool.draw(request(f"p{i}"))) for i in range(3)]
+    await asyncio.sleep(0.005)
+    draws[1].cancel()
+    (rollout, *_) = await asyncio.wait_for(draws[2], 1.0)
+    assert rollout.prompt_id == "p2"
+
+
+async def test_losing_the_last_generator_ends_those_who_wait_for_it():
+    pool = await started(FakeGenerator(REWARDS, "g", latency=0.02, lost_after=1), max_outstanding_seqs=2)
+    results = await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(4)), return_exceptions=True)
+    assert any(isinstance(result, PoolExhausted) for result in results)
+    assert pool.outstanding_tokens == 0
