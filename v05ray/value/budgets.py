@@ -2,5 +2,5 @@
 
 DEFAULT_STEPS = 3000
 """Of the pretraining."""
-DEFAULT_TRAIN_STEPS = 400
+DEFAULT_TRAIN_STEPS = 300
 """At most, of a training on recorded scores; early stopping usually comes sooner."""

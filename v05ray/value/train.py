@@ -10,6 +10,8 @@ trained together, the backbone is frozen. Prompts are split by their text: `test
 import copy
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,8 @@ class TrainOptions:
 
     seed: int = 0
     max_steps: int = DEFAULT_TRAIN_STEPS
-    adapter_learning_rate: float = 1e-3
-    """Of the projection and the residual; V0 trains its adapter with 2e-4 on far more data."""
+    adapter_learning_rate: float = 1e-4
+    """Of the projection and the residual: at 1e-3 they learn 2,000 prompts by heart within 50 steps."""
     head_learning_rate: float = 2e-4
     weight_decay: float = 0.01
     pairwise_weight: float = 0.0
@@ -58,8 +60,10 @@ class TrainOptions:
     """Prompts that decide whether the bundle is written."""
     validation_share: float = 0.15
     """Prompts (of the rest) that stop the training and fit the calibration."""
+    averaging: float = 0.97
+    """Decay per step of the running mean of the weights, which is what is validated and kept; 0 keeps the last ones."""
     evaluate_every: int = 20
-    patience: int = 8
+    patience: int = 5
     """Evaluations without a better validation loss before the training stops."""
     noise: float = 1.0
     """Gaussian noise added to embeddings while training, as a multiple of their spread 1 / sqrt(H)."""
@@ -169,6 +173,15 @@ def task_loss(margins_TQ: Tensor, rates_TQ: Tensor, pairwise_weight: float) -> T
     return loss
 
 
+def set_difficulty(features: FeatureMap, data: EncodedRecords, rows: np.ndarray, seed: int) -> Tensor:
+    """Fits the direction of difficulty on `rows`; returns each text's value [U] as a direction without it gives it."""
+    folds = np.random.default_rng(derive_seed("value folds", seed))
+    direction_C, margins_U = cross_fit(inputs_of_texts(features, data), data, rows, folds)
+    with torch.no_grad():
+        features.difficulty.weight.copy_(torch.from_numpy(direction_C)[None])
+    return torch.from_numpy(margins_U).float()
+
+
 class Trainer:
     """One training; `state_dict` holds all that a resumed one needs."""
 
@@ -181,11 +194,7 @@ class Trainer:
             raise ConfigError("no policy has 32 prompts to train on; give more records per (dataset, model, step)")
         self._policies = usable
         features.difficulty.requires_grad_(False)  # a closed-form fit on folds: gradients would only learn it by heart
-        folds = np.random.default_rng(derive_seed("value folds", options.seed))
-        direction_C, margins_U = cross_fit(inputs_of_texts(features, data), data, split.train, folds)
-        with torch.no_grad():
-            features.difficulty.weight.copy_(torch.from_numpy(direction_C)[None])
-        self._unseen_difficulty_U = torch.from_numpy(margins_U).float()
+        self._unseen_difficulty_U = set_difficulty(features, data, split.train, options.seed)
         adapter = [p for p in features.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             [
@@ -199,6 +208,7 @@ class Trainer:
         self.best_step = 0
         self.best_loss = math.inf
         self.best: dict[str, dict[str, Tensor]] = {}
+        self.mean = {name: _copy(module) for name, module in self._modules.items()}
 
     def _draw(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Support and query rows of T tasks of one shape: as many rows as the smallest of their policies allows."""
@@ -258,12 +268,30 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
         self.step += 1
+        # A decay that grows from 0: the mean must not drag the first weights along.
+        decay = min(options.averaging, self.step / (self.step + 10))
+        for name, module in self._modules.items():
+            for key, tensor in module.state_dict().items():
+                self.mean[name][key].lerp_(tensor, 1 - decay)
         return float(loss.detach())
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Evaluation mode with the mean weights; the trained ones come back afterwards."""
+        trained = {name: _copy(module) for name, module in self._modules.items()}
+        for name, module in self._modules.items():
+            module.load_state_dict(self.mean[name])
+            module.eval()
+        yield
+        for name, module in self._modules.items():
+            module.load_state_dict(trained[name])
 
     def validate(self) -> tuple[float, float]:
         """Mean log-loss on the validation prompts, uncalibrated, and the base rate's; remembers the best weights."""
-        self.features.eval()
-        self.head.eval()
+        with self._averaged():
+            return self._validate()
+
+    def _validate(self) -> tuple[float, float]:
         rows = self.split.validation
         margins, bases = predict_by_policy(
             self.features,
@@ -305,6 +333,7 @@ class Trainer:
             "best_step": self.best_step,
             "best_loss": self.best_loss,
             "best": self.best,
+            "mean": self.mean,
             "modules": {name: _copy(module) for name, module in self._modules.items()},
             "optimiser": self.optimiser.state_dict(),
             "rng": self.rng.bit_generator.state,
@@ -320,6 +349,7 @@ class Trainer:
         self.rng.bit_generator.state = state["rng"]
         self.step, self.best_step = state["step"], state["best_step"]
         self.best_loss, self.best = state["best_loss"], state["best"]
+        self.mean = state["mean"]
 
 
 def _copy(module: nn.Module) -> dict[str, Tensor]:
@@ -379,6 +409,9 @@ def fit(
     )
     pairs = list(zip(probabilities(margins).tolist(), data.rate_N[rows].tolist(), strict=True))
     calibration = fit_platt(pairs, ridge=CALIBRATION_RIDGE)
+    # The validation prompts have done their work: the direction may learn from them too. It is a convex fit with a
+    # ridge chosen on folds, so nothing is left to stop early.
+    set_difficulty(features, data, np.concatenate([split.train, split.validation]), options.seed)
     return TrainedValue(features, head, calibration, trainer.best_step, trainer.best_loss, base)
 
 
