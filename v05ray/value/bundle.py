@@ -1,6 +1,7 @@
 """One safetensors file that holds a whole embedded V0: feature map, head and calibration, strictly checked.
 
-The header says what made it (`BundleInfo`); the tensors are `features.*` and `head.*` in float32.
+The header says what made it (`BundleInfo`), under the one key `v05ray`: safetensors writes several keys in no fixed
+order, and equal bundles should be equal files. The tensors are `features.*` and `head.*` in float32.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from v05ray.value.features import STATISTICS, FeatureMap
 from v05ray.value.head import HeadConfig, ValueHead, head_config_from
 
 FORMAT_VERSION = 1
+HEADER_KEY = "v05ray"
 BUILT_IN = Path(__file__).parent / "bundle" / "v0-minilm.safetensors"
 """The bundle that the package ships."""
 
@@ -52,14 +54,10 @@ def save_bundle(path: Path, features: FeatureMap, head: ValueHead, info: BundleI
     tensors = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
     tensors |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
     tensors = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    header = {
-        "format": str(FORMAT_VERSION),
-        "statistics": json.dumps(STATISTICS),
-        "info": json.dumps(dataclasses.asdict(info), sort_keys=True),
-    }
+    header = {"format": FORMAT_VERSION, "statistics": STATISTICS, "info": dataclasses.asdict(info)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, str(partial), metadata=header)
+    save_file(tensors, str(partial), metadata={HEADER_KEY: json.dumps(header, sort_keys=True)})
     partial.replace(path)
 
 
@@ -72,21 +70,21 @@ def load_bundle(path: Path) -> tuple[FeatureMap, ValueHead, BundleInfo]:
         raise ConfigError(f"value bundle {path} does not exist; make one with `v05ray value pretrain --out {path}`")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ConfigError(f"value bundle {path} is not a safetensors file: {error}") from error
     version = header.get("format")
-    if version != str(FORMAT_VERSION):
+    if version != FORMAT_VERSION:
         raise ConfigError(
             f"value bundle {path} has format {version}, this version of v05ray reads {FORMAT_VERSION}; make a new one "
             "with `v05ray value pretrain`"
         )
-    statistics = json.loads(header.get("statistics", "null"))
+    statistics = header.get("statistics")
     if statistics != list(STATISTICS):
         raise ConfigError(f"value bundle {path} was made for text statistics {statistics}, expected {list(STATISTICS)}")
     try:
-        values = json.loads(header["info"])
+        values = dict(header["info"])
         values["head"] = head_config_from(values["head"])
         values["calibration"] = tuple(values["calibration"])
         info = BundleInfo(**values)

@@ -42,10 +42,12 @@ def stderr_line(text: str) -> None:
     print(f"{text:<100}", end=end, file=sys.stderr, flush=True)
 
 
-def fit_features(encoder: TextEncoder, *, seed: int, report: Report) -> tuple[FeatureMap, list[torch.Tensor]]:
+def fit_features(
+    encoder: TextEncoder, *, seed: int, questions_per_family: int, report: Report
+) -> tuple[FeatureMap, list[torch.Tensor]]:
     """The feature map of the question bank, and each family's columns [n, F] under it, without the difficulty."""
     report("making procedural questions")
-    bank = question_bank(QUESTIONS_PER_FAMILY, seed)
+    bank = question_bank(questions_per_family, seed)
     questions = [question for family in bank.values() for question in family]
     report(f"embedding {len(questions)} questions of {len(bank)} families")
     embeddings = torch.from_numpy(encoder.encode(questions).vectors_NH)
@@ -106,6 +108,7 @@ def pretrain(
     seed: int = 0,
     steps: int = DEFAULT_STEPS,
     cache: Path | None = None,
+    questions_per_family: int = QUESTIONS_PER_FAMILY,
     report: Report = stderr_line,
 ) -> BundleInfo:
     """Makes the bundle `out`; 6,000 steps take about ten minutes on one core.
@@ -117,7 +120,7 @@ def pretrain(
     width = 384
     encoder = EmbeddingCache(lambda: MeanPooledEncoder.minilm(), cache, model_id=MINILM_ID, width=width)
     with torch_threads(1):
-        features, families = fit_features(encoder, seed=seed, report=report)
+        features, families = fit_features(encoder, seed=seed, questions_per_family=questions_per_family, report=report)
         torch.manual_seed(derive_seed("value head", seed))
         head = ValueHead(HeadConfig(num_columns=features.num_columns))
         tasks = torch.Generator().manual_seed(derive_seed("value tasks", seed))
