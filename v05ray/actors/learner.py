@@ -77,7 +77,7 @@ class RayLearnerGroup:
     """Implements `ports.LearnerGroup`. The first rank's failure ends every call: a hung peer is never waited for."""
 
     def __init__(self, config: Config, group: PlacementGroup) -> None:
-        from v05ray.learning.engine import environment
+        from v05ray.learning.environment import environment
 
         learner = config.learner
         self._timeout_s = learner.timeout_s
