@@ -164,9 +164,7 @@ class MlflowTracker:
                 self._closing.wait(wait_s) if not self._closing.is_set() else self._abandoned.wait(_FIRST_WAIT_S)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
                 continue
-            if self._last_error is not None:
-                logger.warning("MLflow at %s answers again", redact(self.uri))
-            self._last_error, wait_s = None, _FIRST_WAIT_S
+            wait_s = _FIRST_WAIT_S
 
     def _send(self, batch: list[Spooled]) -> None:
         self._spool.flush()
@@ -185,6 +183,10 @@ class MlflowTracker:
                 self._done(spooled)
 
     def _done(self, last: Spooled) -> None:
+        if self._last_error is not None:
+            logger.warning("MLflow at %s answers again", redact(self.uri))
+        # Before the record leaves the spool: nobody may see nothing pending and an error that is over.
+        self._last_error = None
         if not self._abandoned.is_set():  # another tracker may own the spool by now
             self._spool.acknowledge(last.end)
 
