@@ -40,6 +40,8 @@ class MlflowStore:
 
     def __init__(self, uri: str, experiment: str, run_name: str, run_key: str, artifacts: Path | None) -> None:
         """`artifacts` is where a new experiment keeps them; None leaves it to the server. Nothing is contacted yet."""
+        # Not in the sender's thread: a child process that the caller starts meanwhile would read a moving environ.
+        _configure()
         self._uri, self._experiment, self._run_name = uri, experiment, run_name
         self._run_key, self._artifacts = run_key, artifacts
         self._client: Any = None
@@ -139,7 +141,6 @@ class MlflowStore:
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turns what MLflow and its transports raise into `Away` or `Refused`."""
-    _configure()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 

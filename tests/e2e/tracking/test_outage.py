@@ -1,5 +1,6 @@
 """A real MLflow server is killed while a run logs, and comes back: no metric lost, none twice."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -26,7 +27,11 @@ class Server:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "tests.e2e.tracking.server", str(self.port), str(self._folder)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        # A copy of the environment: the tracker's thread may be importing numpy, which changes the live one for a
+        # moment, and exec then fails with "Bad address".
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(os.environ)
+        )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"
 
