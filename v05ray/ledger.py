@@ -6,12 +6,16 @@
 
 A step exists once its JSON file does; it is written last and renamed into place, so a process killed at any moment
 leaves whole steps and files that no step names, which are never read. A step written again (after a resume from an
-earlier checkpoint) gets files of a new name and switches over in the same rename; steps after it belong to a
-trajectory that is no more and are removed.
+earlier checkpoint) gets files of a new name and switches over in the same rename.
+
+What a resume repeats is not thrown away: its steps move to `superseded/001/`, `superseded/002/`, ..., each a ledger of
+the same form, and so do the finished prompts of a step that was given up. No reader of the run's ledger looks there.
 """
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,8 +77,11 @@ DECISION_SCHEMA = pa.schema(
     ],
     metadata={"v05ray.ledger.version": str(FORMAT_VERSION)},
 )
+SUPERSEDED = "superseded"
+"""Folder, inside the ledger, of what was recorded and does not count: one numbered ledger per resume."""
 _SCHEMAS = {"rollouts": ROLLOUT_SCHEMA, "decisions": DECISION_SCHEMA}
 _MARKER = re.compile(r"step-(\d{6,})\.json")
+_NUMBER = re.compile(r"\d{3,}")
 _DATA = re.compile(r"(?:rollouts|decisions)-\d{6,}(?:\.r\d+)?\.parquet")
 
 
@@ -166,6 +173,24 @@ def _read_marker(path: Path) -> dict[str, Any]:
     return marker
 
 
+def _superseded(folder: Path) -> dict[int, Path]:
+    """Number to folder of what was set aside, in order."""
+    parent = folder / SUPERSEDED
+    if not parent.is_dir():
+        return {}
+    return {int(path.name): path for path in sorted(parent.iterdir()) if _NUMBER.fullmatch(path.name)}
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such names."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+        with target.open("rb") as copied:
+            os.fsync(copied.fileno())
+
+
 class LedgerWriter:
     """Writes steps, each whole or not at all. One writer per folder at a time."""
 
@@ -190,7 +215,7 @@ class LedgerWriter:
 
         `advantages[prompt_id][K]` follows the group's sample order; a prompt without an entry gave no samples. `meta`
         holds what a replay needs, JSON values only: `rule` (name and options), `halt_fraction`, `mode`, `on_halt`, ...
-        A step that exists is replaced, and later ones are removed. Raises `LedgerError` when the disk refuses,
+        A step that exists is replaced, and later ones are set aside. Raises `LedgerError` when the disk refuses,
         `ValueError` for advantages that do not fit their group or a prompt that occurs twice.
         """
         identifiers = [group.prompt.prompt_id for group in groups]
@@ -216,22 +241,50 @@ class LedgerWriter:
             ) from error
 
     def truncate_after(self, step: int) -> tuple[int, ...]:
-        """Remove the steps after `step` (a resume from its checkpoint repeats them); returns those removed."""
+        """Set the steps after `step` aside (a resume from its checkpoint repeats them); returns them."""
         try:
             removed = self._truncate(step)
             self._remove_unnamed()
         except OSError as error:
             raise LedgerError(
-                f"cannot remove the steps after {step} at {self.folder}: {error.strerror or error}"
+                f"cannot set the steps after {step} aside at {self.folder}: {error.strerror or error}"
             ) from error
         return removed
 
+    def set_aside(
+        self,
+        step: int,
+        groups: Sequence[RolloutGroup],
+        advantages: Mapping[str, Sequence[float]],
+        meta: Mapping[str, Any],
+    ) -> Path | None:
+        """Record the finished prompts of a step that was given up, beside the ledger: they never count as a step.
+
+        Arguments as for `append_step`; returns the folder that holds them, None where there were none.
+        """
+        if not groups:
+            return None
+        aside = LedgerWriter(self._new_superseded())
+        aside.append_step(step, groups, advantages, meta)
+        return aside.folder
+
+    def _new_superseded(self) -> Path:
+        return self.folder / SUPERSEDED / f"{1 + max(_superseded(self.folder), default=0):03d}"
+
     def _truncate(self, step: int) -> tuple[int, ...]:
-        later = [s for s in _markers(self.folder) if s > step]
-        for newest in reversed(later):  # from the end, so that being killed leaves a shorter record without a hole
-            (self.folder / f"step-{newest:06d}.json").unlink()
-        if later:
-            durable.sync_folder(self.folder)
+        """Moves later steps aside, so that at every moment each is a step of one of the two ledgers and not of both."""
+        later = {s: path for s, path in _markers(self.folder).items() if s > step}
+        if not later:
+            return ()
+        aside = self._new_superseded()
+        aside.mkdir(parents=True)
+        for marker in reversed(later.values()):  # from the end: being killed leaves a shorter record without a hole
+            for file in _read_marker(marker)["files"].values():
+                _link(self.folder / file["name"], aside / file["name"])
+            durable.sync_folder(aside)
+            marker.rename(aside / marker.name)
+        durable.sync_folder(aside)
+        durable.sync_folder(self.folder)
         return tuple(later)
 
     def _write_table(self, kind: str, step: int, table: pa.Table) -> dict[str, Any]:
@@ -266,6 +319,11 @@ class LedgerReader:
     def steps(self) -> tuple[int, ...]:
         """The recorded steps, in order."""
         return tuple(_markers(self.folder))
+
+    @property
+    def superseded(self) -> tuple["LedgerReader", ...]:
+        """What was recorded and set aside, oldest first: a ledger for each resume and for each step given up."""
+        return tuple(LedgerReader(folder) for folder in _superseded(self.folder).values())
 
     def meta(self, step: int) -> dict[str, Any]:
         """The settings that `append_step` got for this step."""

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.killing import kill_at_every_point
-from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter
+from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter, _link
 from v05ray.types import Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
 
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "mode": "async", "halt_fraction": 0.0625}
@@ -148,15 +149,49 @@ def test_a_step_written_again_replaces_it_and_those_after(tmp_path):
     assert reader.steps == (1, 2, 3)
     assert reader.groups(3)[0].rollouts[0].response == "again: answer 0"
     assert reader.groups(2)[0].rollouts[0].response == "answer 0"
-    assert len(list((tmp_path / "ledger").iterdir())) == 3 * 3  # nothing of the old step 3, 4, 5 is left
+    assert len(files_of(tmp_path)) == 3 * 3  # nothing of the old step 3, 4, 5 is left
 
 
-def test_truncate_after(tmp_path):
+def files_of(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "ledger").iterdir() if path.is_file()]
+
+
+def test_steps_that_a_resume_repeats_are_set_aside_and_never_counted(tmp_path):
     append(tmp_path, range(1, 6))
     assert LedgerWriter(tmp_path / "ledger").truncate_after(2) == (3, 4, 5)
-    assert LedgerReader(tmp_path / "ledger").steps == (1, 2)
+    reader = LedgerReader(tmp_path / "ledger")
+    assert reader.steps == (1, 2)
     assert LedgerWriter(tmp_path / "ledger").truncate_after(2) == ()
-    assert len(list((tmp_path / "ledger").iterdir())) == 2 * 3
+    assert len(files_of(tmp_path)) == 2 * 3
+    assert reader.check_conservation().num_scored == reader.rollouts().num_rows == 12
+    (aside,) = reader.superseded
+    assert aside.folder == tmp_path / "ledger" / "superseded" / "001"
+    assert aside.steps == (3, 4, 5)
+    assert aside.check_conservation().num_scored == 18
+
+    append(tmp_path, range(3, 5), mark="again: ")
+    assert LedgerWriter(tmp_path / "ledger").truncate_after(3) == (4,)
+    assert [aside.steps for aside in reader.superseded] == [(3, 4, 5), (4,)]
+    assert reader.superseded[1].groups(4)[0].rollouts[0].response == "again: answer 0"
+
+
+def test_the_finished_prompts_of_a_step_given_up_are_kept_beside_the_ledger(tmp_path):
+    append(tmp_path, range(1, 3))
+    writer = LedgerWriter(tmp_path / "ledger")
+    assert writer.set_aside(3, [], {}, META) is None
+    folder = writer.set_aside(3, [make_group("p2")], {"p2": [0.5, -1.5, 0.5]}, META)
+    reader = LedgerReader(tmp_path / "ledger")
+    assert reader.steps == (1, 2)
+    (aside,) = reader.superseded
+    assert aside.folder == folder
+    assert aside.rollouts(3).column("advantage").to_pylist() == [0.5, -1.5, 0.5]
+
+
+def test_where_there_can_be_no_second_name_it_is_a_copy(tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:  # links never cross file systems
+        append(Path(elsewhere), range(1, 2))
+        _link(Path(elsewhere) / "ledger" / "rollouts-000001.parquet", tmp_path / "copy.parquet")
+    assert pq.read_table(tmp_path / "copy.parquet").num_rows == 6
 
 
 def test_conservation_of_a_whole_record(tmp_path):
@@ -285,12 +320,16 @@ def test_killed_at_every_point_of_a_rewrite_the_record_is_one_trajectory(tmp_pat
     for folder in folders:
         reader = LedgerReader(folder / "ledger")
         assert reader.check_conservation().ok
+        # The old step 3 counts or was set aside, whenever the writer was killed: never both, never neither.
+        counts = 3 in reader.steps and reader.groups(3)[1].rollouts[0].response == "answer 0"
+        assert [aside.steps for aside in reader.superseded if aside.steps] == [(3,)] * (not counts)
+        assert all(aside.check_conservation().ok for aside in reader.superseded)
         history = tuple(reader.groups(step)[1].rollouts[0].response for step in reader.steps)
         seen.add(history)
         priors = [reader.groups(step)[1].prior for step in reader.steps]
         assert [p.value for p in priors if p] == [0.25 if "again" in text else 0.5 for text in history]
         append(folder, range(4, 5))  # the next writer mends what is left and goes on
-        named = {p.name for p in (folder / "ledger").iterdir()}
+        named = files_of(folder)
         assert len(named) == 3 * len(LedgerReader(folder / "ledger").steps)
     old, new = "answer 0", "again: answer 0"
     assert seen == {(old, old, old), (old, old), (old, new), (old, new, new)}
