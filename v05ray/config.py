@@ -116,7 +116,20 @@ class GeneratorsConfig(Section):
     """vLLM generator actors."""
 
     count: int = Field(default=1, ge=1)
-    """Replicas of the engine."""
+    """Replicas of the engine that a run starts with."""
+    min: int | None = Field(default=None, ge=1)
+    """Fewest replicas the run may shrink to; None means `count`."""
+    max: int | None = Field(default=None, ge=1)
+    """Most replicas the run may grow to; None means `count`."""
+    target_backlog_s: float | None = Field(default=None, gt=0)
+    """Outstanding work, in seconds of the replicas' time, that is left to those there are; with more of it more are
+    asked for, with less some go. Longer than one response takes. None: `v05ray scale` alone changes their number."""
+    sustain_s: float = Field(default=10.0, gt=0)
+    """Generating time over which the backlog is averaged before it is acted on, in seconds."""
+    hold_s: float = Field(default=120.0, gt=0)
+    """Generating time for which fewer replicas must have been enough before any goes, in seconds."""
+    cooldown_s: float = Field(default=30.0, ge=0)
+    """Generating time after a change in which no other follows, in seconds."""
     num_cpus: float = Field(default=1, gt=0)
     """CPUs a replica reserves."""
     num_gpus: float = Field(default=0, ge=0)
@@ -131,6 +144,22 @@ class GeneratorsConfig(Section):
     """Share of GPU memory the engine takes."""
     draw_timeout_s: float = Field(default=600.0, gt=0)
     """A draw that takes longer is taken from its generator and given to another one, in seconds."""
+
+    @property
+    def fewest(self) -> int:
+        """Replicas the run may shrink to."""
+        return self.count if self.min is None else self.min
+
+    @property
+    def most(self) -> int:
+        """Replicas the run may grow to."""
+        return self.count if self.max is None else self.max
+
+    @model_validator(mode="after")
+    def _count_is_within(self) -> "GeneratorsConfig":
+        if not self.fewest <= self.count <= self.most:
+            raise ValueError(f"min <= count <= max must hold: {self.fewest}, {self.count}, {self.most}")
+        return self
 
 
 class PublishedValueConfig(Section):
