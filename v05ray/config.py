@@ -262,6 +262,13 @@ class LearnerConfig(Section):
     """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
     """How token losses add up over the batch; see `losses.aggregation`."""
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    """What a nat of KL from the policy at `model.path` costs; above 0 every rank also holds that policy, frozen, in
+    `model.dtype`, and samples of zero advantage are computed too."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How the KL is estimated from the drawn tokens; see `losses.kl`."""
+    group_filter: Literal["none", "mixed"] = "none"
+    """`mixed` leaves groups whose rewards are all equal out of the loss; see `losses.group_filter`."""
     micro_batch_tokens: int = Field(default=4096, ge=64)
     """Most (padded) tokens of one forward and backward pass."""
     share_prefix: bool = True

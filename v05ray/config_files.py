@@ -63,6 +63,7 @@ def _check_across(config: Config) -> None:
         value_enabled=config.value.enabled,
         mode=config.budget.mode,
         stream_tokens=config.learner.stream_tokens,
+        group_filter=config.learner.group_filter,
     )
     if config.value.support_size > config.value.support_capacity:
         raise ConfigError(

@@ -11,7 +11,8 @@ One step, as the data sees it:
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from v05ray.config import Config
 from v05ray.data.stream import PromptStream
 from v05ray.evaluate import evaluate
 from v05ray.ledger import LedgerWriter
+from v05ray.losses.group_filter import counts
 from v05ray.metrics import Stopwatch, Totals, prior_metrics, rollout_metrics
 from v05ray.ports import BatchRequest, LearnerGroup, RewardPool, Scheduler, Tracker, ValuePool
 from v05ray.priors import Priors
@@ -111,6 +113,10 @@ class Trainer:
             "priors": self._priors,
         }
 
+    def begin(self) -> None:
+        """A run without a checkpoint to go on from: what an earlier try has recorded is set aside."""
+        self._ledger.truncate_after(0)
+
     async def resume(self, folder: Path) -> None:
         """Continues from a checkpoint: afterwards everything is as it was when that checkpoint was written."""
         saved = self._checkpoints.load(folder)
@@ -153,12 +159,17 @@ class Trainer:
             sampling=self._sampling,
             greedy_reward="greedy" in self._estimator.needs,
         )
-        groups, values = await self._roll_out_and_learn(batch, clock)
-        with clock("update_actor"):
-            actor_metrics = await self._roles.learners.step()
-        self.state.step = step
-        with clock("update_weights"):
-            await self._publish()
+        groups: list[RolloutGroup] = []
+        values: dict[str, tuple[float, ...]] = {}
+        with self._kept_aside_on_failure(step, groups, values):
+            await self._roll_out_and_learn(batch, groups, values, clock)
+            actor_metrics = {"actor/update_skipped": 1.0}
+            if any(self._counts(group) for group in groups):
+                with clock("update_actor"):
+                    actor_metrics = await self._roles.learners.step()
+            self.state.step = step
+            with clock("update_weights"):
+                await self._publish()
         self._remember(groups)
         self._last_groups = groups
         with clock("ledger"):
@@ -174,13 +185,29 @@ class Trainer:
             return Priors.first(prompts, self._first_rate, self.state.step)
         return await self._roles.values.predict(prompts, support, policy_version=self.state.step, seed=seed)
 
+    @contextlib.contextmanager
+    def _kept_aside_on_failure(
+        self, step: int, groups: Sequence[RolloutGroup], values: Mapping[str, Sequence[float]]
+    ) -> Iterator[None]:
+        """When the step fails, what was scored stays beside the ledger: it is done again, with draws of its own."""
+        try:
+            yield
+        except BaseException:
+            self._ledger.set_aside(step, groups, values, self._ledger_meta())
+            raise
+
     async def _roll_out_and_learn(
-        self, batch: BatchRequest, clock: Stopwatch
-    ) -> tuple[list[RolloutGroup], dict[str, tuple[float, ...]]]:
-        """Every sealed group and its advantages; the learners have seen all of them when this returns."""
-        groups: list[RolloutGroup] = []
+        self,
+        batch: BatchRequest,
+        groups: list[RolloutGroup],
+        values: dict[str, tuple[float, ...]],
+        clock: Stopwatch,
+    ) -> None:
+        """Fills `groups` with every sealed group and `values` with its advantages, as they come.
+
+        The learners have seen all of them when this returns.
+        """
         order = {prompt.prompt_id: index for index, prompt in enumerate(batch.prompts)}
-        values: dict[str, tuple[float, ...]] = {}
         streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
         self._progress.batch_started(batch.step, len(batch.prompts))
         with clock("step_rollout_and_learn"):
@@ -195,14 +222,18 @@ class Trainer:
                 groups.sort(key=lambda group: order[group.prompt.prompt_id])
                 if not streams:
                     self._learn_from(groups, values, feeder)
-        return groups, values
 
     def _learn_from(
         self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: "_Feeder"
     ) -> None:
         for group, computed in zip(groups, self._estimator.compute([GroupView.of(g) for g in groups]), strict=True):
             values[group.prompt.prompt_id] = computed.values
-            feeder.put(train_samples(group, computed))
+            if self._counts(group):
+                feeder.put(train_samples(group, computed))
+
+    def _counts(self, group: RolloutGroup) -> bool:
+        """Whether the group counts in the loss; a step in which none does leaves weights and optimiser as they are."""
+        return counts(self._config.learner.group_filter, group.rewards)
 
     async def _publish(self) -> None:
         weights = await self._roles.learners.weights(self.state.step)
@@ -247,6 +278,7 @@ class Trainer:
             self.state.step,
             {
                 **rollouts,
+                "v05/filtered_groups": float(sum(not self._counts(group) for group in groups)),
                 **prior_metrics(groups),
                 **(self._priors.metrics() if self._roles.values else {}),
                 **self._estimator.metrics(),
@@ -304,6 +336,9 @@ class _Feeder:
         self._last: asyncio.Task[None] | None = None
 
     def put(self, samples: Sequence[TrainSample]) -> None:
+        """Raises what an earlier call of the learners raised, as soon as that is known."""
+        if self._last is not None and self._last.done():
+            self._last.result()
         self._waiting.extend(samples)
         self._num_tokens += sum(len(sample.response_ids) for sample in samples)
         if self._stream_tokens and self._num_tokens >= self._stream_tokens:

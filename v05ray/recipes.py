@@ -1,7 +1,12 @@
-"""Named algorithms: each binds an advantage estimator, a budget rule, clipping and aggregation.
+"""Named algorithms: each binds an advantage estimator, a budget rule, clip, aggregation, group filter and KL penalty.
 
 A recipe is only config values, merged beneath the user's file: whatever a recipe says, the file may say otherwise, and
-`check_needs` then tells whether the parts still fit. None of them uses a KL penalty.
+`check_needs` then tells whether the parts still fit.
+
+A KL penalty is part of `grpo` alone: DeepSeekMath's own .04, estimated by k3 (`losses.kl`). `dr_grpo`, `dapo` and `opo`
+leave it out on purpose. rloo, remax and reinforce_pp were published with one inside the reward of a learned model,
+whose errors it guards against; a verifier makes none, so it is left out here, and `learner.kl_coefficient` with
+`learner.kl_estimator: k1` brings it back.
 """
 
 from collections.abc import Mapping
@@ -15,6 +20,8 @@ from v05ray.budget import Rule
 from v05ray.registry import ConfigError, suggest
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
+GroupFilter = Literal["none", "mixed"]
+KlEstimator = Literal["k1", "k2", "k3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,9 @@ class Recipe:
     aggregation: Aggregation = "token_mean"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    group_filter: GroupFilter = "none"
+    kl_coefficient: float = 0.0
+    kl_estimator: KlEstimator = "k3"
     mode: Literal["async", "rounds"] = "async"
     """`rounds` where the rule allots over the whole batch."""
 
@@ -51,6 +61,9 @@ class Recipe:
                     "aggregation": self.aggregation,
                     "clip_low": self.clip_low,
                     "clip_high": self.clip_high,
+                    "group_filter": self.group_filter,
+                    "kl_coefficient": self.kl_coefficient,
+                    "kl_estimator": self.kl_estimator,
                 },
                 "value": {"enabled": self.uses_prior},
             }
@@ -68,7 +81,7 @@ _ALL = (
     Recipe("v05_eb", "ours: empirical Bayes", {"name": "v05_eb"}, _OSLA),
     Recipe("v05_eb_loo", "ours: empirical Bayes, leave-one-out", {"name": "v05_eb_loo"}, _OSLA),
     # The field's estimators, each with a fixed group
-    Recipe("grpo", "arXiv 2402.03300", _GRPO, _FIXED, aggregation="sequence_mean"),
+    Recipe("grpo", "arXiv 2402.03300", _GRPO, _FIXED, aggregation="sequence_mean", kl_coefficient=0.04),
     Recipe("dr_grpo", "arXiv 2503.20783", {"name": "dr_grpo"}, _FIXED, aggregation="constant_length"),
     Recipe("rloo", "arXiv 2402.14740", {"name": "rloo"}, _FIXED),
     Recipe("reinforce_pp", "arXiv 2501.03262", {"name": "reinforce_pp"}, {"name": "fixed", "n": 1}),
@@ -84,7 +97,15 @@ _ALL = (
     Recipe("ebpo", "arXiv 2602.05165", {"name": "ebpo"}, _FIXED),
     Recipe("james_stein", "arXiv 2511.03710", {"name": "james_stein"}, _FIXED),
     # The field's budgets
-    Recipe("dapo", "arXiv 2503.14476", _GRPO, {"name": "dapo", "n": 16, "n_max": 64}, clip_high=0.28),
+    # Its rule draws until a group is mixed; the filter leaves out what is uniform even at n_max.
+    Recipe(
+        "dapo",
+        "arXiv 2503.14476",
+        _GRPO,
+        {"name": "dapo", "n": 16, "n_max": 64},
+        clip_high=0.28,
+        group_filter="mixed",
+    ),
     Recipe("reinforce_ada", "arXiv 2510.04996", _GRPO, {"name": "reinforce_ada", "n": 8, "n_max": 32}),
     Recipe("pilot_commit", "arXiv 2605.26606", _GRPO, {"name": "pilot_commit"}),
     Recipe("knapsack", "arXiv 2509.25849", _GRPO, {"name": "knapsack", "mean_rollouts": 8}),
@@ -111,6 +132,7 @@ def check_needs(
     value_enabled: bool,
     mode: Literal["async", "rounds"] = "async",
     stream_tokens: int = 0,
+    group_filter: GroupFilter = "none",
 ) -> None:
     """Raise `ConfigError`, with the fix, where the chosen parts do not fit; call it before anything heavy.
 
@@ -120,6 +142,7 @@ def check_needs(
         value_enabled: `value.enabled`.
         mode: `budget.mode`.
         stream_tokens: `learner.stream_tokens`.
+        group_filter: `learner.group_filter`.
     """
     for kind, part in (("advantage", estimator), ("budget rule", rule)):
         if "prior" in part.needs and not value_enabled:
@@ -131,6 +154,11 @@ def check_needs(
         raise ConfigError(
             f"advantage {estimator.name!r} needs >= {estimator.min_rollouts} rollouts per prompt, but the budget rule "
             f"{rule.name!r} may stop at {rule.min_rollouts}; raise its cold_start, n or n_min"
+        )
+    if group_filter == "mixed" and rule.min_rollouts < 2:
+        raise ConfigError(
+            f"learner.group_filter: mixed leaves out every group of one rollout, and the budget rule {rule.name!r} may "
+            "stop at 1; raise its cold_start, n or n_min, or set learner.group_filter: none"
         )
     if rule.scope == "batch" and mode != "rounds":
         raise ConfigError(

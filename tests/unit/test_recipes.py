@@ -1,6 +1,7 @@
 import pytest
 
 from v05ray import advantages, budget, recipes
+from v05ray.config_files import make_config
 from v05ray.recipes import RECIPES
 from v05ray.registry import ConfigError
 
@@ -15,6 +16,7 @@ def test_every_recipe_builds_and_meets_its_own_needs(name: str) -> None:
         rule,
         value_enabled=values["value"]["enabled"],
         mode=values["budget"].get("mode", "async"),
+        group_filter=values["learner"]["group_filter"],
     )
 
 
@@ -22,11 +24,35 @@ def test_v05_by_hand() -> None:
     assert recipes.get("v05").defaults() == {
         "advantage": {"name": "v05"},
         "budget": {"rule": {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}},
-        "learner": {"aggregation": "token_mean", "clip_low": 0.2, "clip_high": 0.2},
+        "learner": {
+            "aggregation": "token_mean",
+            "clip_low": 0.2,
+            "clip_high": 0.2,
+            "group_filter": "none",
+            "kl_coefficient": 0.0,
+            "kl_estimator": "k3",
+        },
         "value": {"enabled": True},
     }
     assert recipes.get("grpo").defaults()["value"] == {"enabled": False}
     assert recipes.get("vip").defaults()["value"] == {"enabled": True}  # the rule needs it, the estimator does not
+
+
+def test_kl_and_filter_stand_where_they_were_published() -> None:
+    learners = {name: recipe.defaults()["learner"] for name, recipe in RECIPES.items()}
+    penalties = {name: (v["kl_coefficient"], v["kl_estimator"]) for name, v in learners.items() if v["kl_coefficient"]}
+    assert penalties == {"grpo": (0.04, "k3")}
+    assert [name for name, values in learners.items() if values["group_filter"] != "none"] == ["dapo"]
+
+
+def test_a_users_word_beats_the_recipes_kl_and_filter() -> None:
+    minimal = {"model": {"path": "m"}, "data": {"train": "jsonl"}}
+    assert make_config({**minimal, "recipe": "grpo", "learner": {"kl_coefficient": 0}}).learner.kl_coefficient == 0
+    assert (
+        make_config({**minimal, "recipe": "dapo", "learner": {"group_filter": "none"}}).learner.group_filter == "none"
+    )
+    with pytest.raises(ConfigError, match=r"mixed leaves out every group of one rollout.*group_filter: none"):
+        make_config({**minimal, "recipe": "remax", "learner": {"group_filter": "mixed"}})
 
 
 def test_every_estimator_and_every_rule_has_a_recipe() -> None:

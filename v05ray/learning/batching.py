@@ -164,16 +164,16 @@ def pack(rows: Iterable[Row], max_tokens: int) -> list[list[Row]]:
 
 
 def plan(
-    samples: Sequence[TrainSample], num_ranks: int, max_tokens: int, *, share_prefix: bool
+    samples: Sequence[TrainSample], num_ranks: int, max_tokens: int, *, share_prefix: bool, compute_all: bool = False
 ) -> list[list[list[Row]]]:
     """plan[rank][i] are the rows of the rank's micro-batch i; ranks may have different numbers of them.
 
     Every rank computes the same plan from the same samples, so nothing has to be agreed upon over the network. Samples
-    without gradient are left out. Raises ValueError for a malformed sample.
+    without gradient are left out unless `compute_all`. Raises ValueError for a malformed sample.
     """
     for sample in samples:
         check(sample)
-    useful = [sample for sample in samples if has_gradient(sample)]
+    useful = [sample for sample in samples if compute_all or has_gradient(sample)]
     if not useful:
         return [[] for _ in range(num_ranks)]
     rows = make_rows(useful, max_tokens, share_prefix=share_prefix)

@@ -91,6 +91,24 @@ def join(rank: int, world_size: int, master_addr: str, port: int, device: torch.
     )
 
 
+def shard_frozen(module: nn.Module, dtype: torch.dtype) -> Any:
+    """`module` for forward passes alone, its parameters spread over the ranks by ZeRO-3 and gathered as they are used.
+
+    Collective, as is every forward pass of what it returns. `dtype` is that of its parameters.
+    """
+    import deepspeed
+
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "steps_per_print": 1_000_000_000,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+    }
+    initialize: Any = deepspeed.initialize
+    with contextlib.redirect_stdout(sys.stderr):
+        return initialize(model=module, config=config)[0]
+
+
 class ZeroEngine:
     """A model with its sharded AdamW optimiser. All ranks call the same methods in the same order."""
 

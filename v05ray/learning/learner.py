@@ -6,7 +6,8 @@
     metrics = learner.step()                one update of everything accumulated
 
 The update is that of loss = sum over samples and tokens of weight * token loss / normaliser (see `losses`), however the
-samples were split over calls, ranks and micro-batches.
+samples were split over calls, ranks and micro-batches. A token's loss is the policy's, plus kl_coefficient times its KL
+penalty from the policy that the run started from.
 """
 
 import json
@@ -26,7 +27,9 @@ from v05ray.config import LearnerConfig, ModelConfig
 from v05ray.learning.batching import MicroBatch, Row, collate, dummy_micro_batch, has_gradient, plan
 from v05ray.learning.engine import ZeroEngine, join
 from v05ray.learning.policy import DTYPES, arguments, check_folder, load_policy
+from v05ray.learning.reference import Reference
 from v05ray.losses.aggregation import BatchSize, normaliser
+from v05ray.losses.kl import kl_penalty
 from v05ray.losses.policy import policy_loss
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
@@ -34,7 +37,7 @@ from v05ray.types import TrainSample
 
 GATHER_ELEMENTS = 64_000_000
 """Parameters that ZeRO-3 makes whole at once when weights are exported."""
-_SUMS = ("loss", "entropy", "clipped", "capped", "kl", "tokens")
+_SUMS = ("loss", "entropy", "clipped", "capped", "kl_sampled", "kl", "kl_loss", "tokens")
 """What is added up per computed token, over micro-batches and ranks."""
 
 
@@ -96,15 +99,26 @@ class Learner:
             checkpointing=self._config.gradient_checkpointing,
         )
         self._engine = ZeroEngine(self._policy, self._config, DTYPES[self._model.dtype], self._world_size)
+        self._reference = (
+            Reference(self._model, self._config, self._temperature, self._device) if self._penalises else None
+        )
+
+    @property
+    def _penalises(self) -> bool:
+        return self._config.kl_coefficient > 0
 
     def accumulate(self, samples: Sequence[TrainSample]) -> None:
         """Collective, and with the same samples on every rank. Adds their gradients to those of this step.
 
-        Samples whose advantages are all 0 are counted but not computed.
+        Samples whose advantages are all 0 are counted but not computed, unless a KL penalty moves them too.
         """
         start = time.perf_counter()
         shares = plan(
-            samples, self._world_size, self._config.micro_batch_tokens, share_prefix=self._config.share_prefix
+            samples,
+            self._world_size,
+            self._config.micro_batch_tokens,
+            share_prefix=self._config.share_prefix,
+            compute_all=self._penalises,
         )
         mine = shares[self._rank]
         for index in range(max(len(share) for share in shares)):
@@ -112,7 +126,7 @@ class Learner:
             self._run(self._collate(mine[index]) if index < len(mine) else dummy_micro_batch())
         self._size += BatchSize(sum(len(sample.response_ids) for sample in samples), len(samples))
         self._num_calls += 1
-        self._num_skipped += sum(not has_gradient(sample) for sample in samples)
+        self._num_skipped += 0 if self._penalises else sum(not has_gradient(sample) for sample in samples)
         rows = [row for share in shares for batch in share for row in batch]
         self._num_input_tokens += sum(row.num_tokens for row in rows)
         self._num_separate_tokens += sum(len(s.prompt_ids) + len(s.response_ids) - 1 for r in rows for s in r.samples)
@@ -136,14 +150,25 @@ class Learner:
             importance_cap=self._config.importance_cap,
             dual_clip=self._config.dual_clip,
         )
-        loss_sum = (losses.loss_N * batch.weight_N).sum()
+        kl_N = torch.zeros_like(logp_N)
+        if self._reference is not None:
+            kl_N = kl_penalty(logp_N, self._reference.logprobs(batch), self._config.kl_estimator)
+        kl_loss_sum = self._config.kl_coefficient * (kl_N * batch.weight_N).sum()
+        loss_sum = (losses.loss_N * batch.weight_N).sum() + kl_loss_sum
         self._engine.backward(loss_sum)
         self._num_passes += 1
         if batch.num_sequences == 0:
             return
         with torch.no_grad():
-            kl_N = batch.sampled_N - logp_N
-            sums = (loss_sum, entropy_N.sum(), losses.clipped_N.sum(), losses.capped_N.sum(), kl_N.sum())
+            sums = (
+                loss_sum,
+                entropy_N.sum(),
+                losses.clipped_N.sum(),
+                losses.capped_N.sum(),
+                (batch.sampled_N - logp_N).sum(),
+                kl_N.sum(),
+                kl_loss_sum,
+            )
             self._sums += torch.stack([*(value.double() for value in sums), self._sums.new_tensor(len(logp_N))])
 
     def step(self) -> dict[str, float]:
@@ -151,7 +176,8 @@ class Learner:
 
         `actor/...` are over all ranks: means are over computed tokens (samples of zero advantage are not computed), the
         loss is over all. Times and memory are this rank's. `perf/prefix_sharing` is how many times more tokens separate
-        sequences would have been. Raises RuntimeError if nothing was accumulated.
+        sequences would have been. With a KL penalty, `actor/kl` is its estimator's mean in nats a token and
+        `actor/kl_loss` its share of `actor/loss`. Raises RuntimeError if nothing was accumulated.
         """
         if self._num_calls == 0:
             raise RuntimeError("step() before accumulate(): there is no batch to learn from")
@@ -172,7 +198,7 @@ class Learner:
             "actor/grad_norm": update.grad_norm,
             "actor/lr": update.learning_rate,
             "actor/clip_fraction": totals["clipped"] / num_computed,
-            "actor/kl_sampled": totals["kl"] / num_computed,
+            "actor/kl_sampled": totals["kl_sampled"] / num_computed,
             "actor/importance_capped_fraction": totals["capped"] / num_computed,
             "actor/num_tokens": float(self._size.num_tokens),
             "actor/num_tokens_computed": totals["tokens"],
@@ -184,6 +210,9 @@ class Learner:
             "timing_s/update_actor": self._busy_s,
             **self._memory(),
         }
+        if self._penalises:
+            metrics["actor/kl"] = totals["kl"] / num_computed
+            metrics["actor/kl_loss"] = totals["kl_loss"] / divisor
         self._forget()
         return metrics
 

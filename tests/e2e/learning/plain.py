@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from v05ray.config import LearnerConfig
@@ -15,6 +16,7 @@ class PlainLearner:
 
     def __init__(self, folder: Path, config: LearnerConfig, temperature: float = 1.0) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self._start = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self._config, self._temperature = config, temperature
         self._optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=0.0, betas=config.betas, weight_decay=config.weight_decay
@@ -22,9 +24,24 @@ class PlainLearner:
         self._num_updates = 0
 
     def logprobs(self, sample: TrainSample) -> torch.Tensor:
+        return self._logprobs(self.model, sample)
+
+    def _logprobs(self, model: nn.Module, sample: TrainSample) -> torch.Tensor:
         ids = torch.tensor([sample.prompt_ids + sample.response_ids])
-        logits = self.model(input_ids=ids).logits[0, len(sample.prompt_ids) - 1 : -1] / self._temperature
+        logits = model(input_ids=ids).logits[0, len(sample.prompt_ids) - 1 : -1] / self._temperature
         return torch.log_softmax(logits, -1).gather(1, torch.tensor(sample.response_ids)[:, None]).squeeze(1)
+
+    def penalty(self, sample: TrainSample) -> torch.Tensor:
+        """Schulman's estimators of the KL from the starting model; k1 in the reward, so its score is not followed."""
+        logp = self.logprobs(sample)
+        with torch.no_grad():
+            start = self._logprobs(self._start, sample)
+        ratio = (start - logp).exp()
+        return {
+            "k1": (logp - start).detach() * logp,
+            "k2": 0.5 * (logp - start) ** 2,
+            "k3": ratio - 1 - ratio.log(),
+        }[self._config.kl_estimator]
 
     def step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
         assert self._config.importance_cap is not None
@@ -35,6 +52,8 @@ class PlainLearner:
             ratio = (logp.detach() - torch.tensor(sample.logprobs)).exp()
             weight = ratio.clamp(max=self._config.importance_cap)
             total = total - (weight * torch.tensor(sample.advantages) * logp).sum()
+            if self._config.kl_coefficient:
+                total = total + self._config.kl_coefficient * self.penalty(sample).sum()
         (total / sum(len(sample.response_ids) for sample in samples)).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
         self._num_updates += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from v05ray.config import LearnerConfig
 from v05ray.learning.environment import environment
 
-OPTIONS = {"learning_rate": 1e-2, "max_grad_norm": 0.5, "micro_batch_tokens": 64}
+OPTIONS = {"learning_rate": 1e-2, "max_grad_norm": 0.5, "micro_batch_tokens": 64, "kl_coefficient": 0.2}
 STEPS = ((7, 0), (1, 1))
 """(number of prompts, seed) of two steps; the second is too small to keep two ranks equally busy."""
 

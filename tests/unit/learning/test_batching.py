@@ -96,6 +96,7 @@ def test_plan_leaves_out_zero_advantages_and_keeps_no_rank_idle() -> None:
     group = [sample([9, 9], [i, 0, 0, 0]) for i in range(4)]
     skipped = [sample([5, 5, 5], [1, 1], 0.0)]
     assert plan(skipped, 2, 64, share_prefix=True) == [[], []]
+    assert [len(share) for share in plan(skipped, 2, 64, share_prefix=True, compute_all=True)] == [1, 0]
     shares = plan([*group, *skipped], 2, 64, share_prefix=True)
     assert [[row.num_tokens for rows in share for row in rows] for share in shares] == [[8], [8]]
 
