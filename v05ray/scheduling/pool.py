@@ -11,12 +11,14 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from v05ray.ports import Generator, GeneratorLost, Weights
 from v05ray.registry import RunError
+from v05ray.scheduling.scaling import Load, LoadMeter
 from v05ray.types import DrawRequest, Rollout
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class GeneratorPool:
         self._weights: Weights | None = None
         self._changed = asyncio.Condition()
         self._version = 0
+        self._meter = LoadMeter()
         self.num_lost_draws = 0
         self.num_restarts = 0
 
@@ -86,6 +89,10 @@ class GeneratorPool:
         """Upper bound of the tokens all replicas still have to process."""
         return sum(replica.outstanding_tokens for replica in self._replicas.values())
 
+    def load(self) -> Load:
+        """What was asked of this pool and what it got through, for the scaling policy."""
+        return self._meter.load()
+
     def lives(self) -> dict[str, Life]:
         """Every replica's state, by generator id."""
         return {name: replica.life for name, replica in self._replicas.items()}
@@ -98,8 +105,12 @@ class GeneratorPool:
             self._spawn(replica, self._bring_up(replica, restart=False))
 
     async def drain(self, generator_id: str) -> None:
-        """Gives the replica no more work and returns when it has finished what it had."""
+        """Gives the replica no more work and returns when it has finished what it had; one that is not up is GONE."""
         replica = self._replicas[generator_id]
+        self._live(replica, Life.DRAINING)  # at once: nothing on its way up may make it READY again
+        for task in replica.tasks:
+            task.cancel()
+        await asyncio.gather(*replica.tasks, return_exceptions=True)
         await self._set(replica, Life.DRAINING)
         async with self._changed:
             await self._changed.wait_for(lambda: replica.outstanding_tokens == 0)
@@ -119,7 +130,16 @@ class GeneratorPool:
         `prefer` names the generator that holds the prompt's prefix in its cache; it is taken unless the queue in front
         of it costs more than the prefix saves.
         """
-        work = len(request.sample_indices) * (len(request.token_ids) + request.sampling.max_tokens)
+        work, num_tokens = len(request.sample_indices) * (len(request.token_ids) + request.sampling.max_tokens), None
+        self._meter.asked(work)
+        try:
+            rollouts = await self._draw(request, prefer, work)
+            num_tokens = sum(len(request.token_ids) + len(rollout.token_ids) for rollout in rollouts)
+        finally:
+            self._meter.ended(work, num_tokens)
+        return rollouts
+
+    async def _draw(self, request: DrawRequest, prefer: str | None, work: int) -> list[Rollout]:
         num_seqs = len(request.sample_indices)
         for _ in range(MAX_ATTEMPTS):
             replica = await self._pick(prefer, num_seqs, saved_tokens=len(request.token_ids))
@@ -154,13 +174,20 @@ class GeneratorPool:
                 raise answer
 
     async def load_weights(self, weights: Weights) -> None:
-        """Every replica serves `weights` or is out of service until it does; returns when all have answered."""
+        """Every replica serves `weights` or is out of service until it does.
+
+        Returns when those that served have answered and one is READY: one that is on its way up is not waited for.
+        """
         self._weights, self._version = weights, weights.version
         live = [r for r in self._replicas.values() if r.life is Life.READY]
         for replica in live:
-            await self._set(replica, Life.STALE)
+            self._live(replica, Life.STALE)
             self._spawn(replica, self._refresh(replica))
-        await self.until_ready()
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: all(r.life is not Life.STALE for r in live) and (self._ready() or not self._hope())
+            )
+        self._require_hope()
 
     async def close(self) -> None:
         """Ends what is going on; replicas themselves are ended by who made them."""
@@ -223,7 +250,7 @@ class GeneratorPool:
             why,
         )
         if replica.life is Life.READY:  # the first of its draws to notice restarts it
-            replica.life = Life.STARTING
+            self._live(replica, Life.STARTING)
             self._spawn(replica, self._bring_up(replica, restart=True))
 
     async def _bring_up(self, replica: _Replica, *, restart: bool) -> None:
@@ -250,19 +277,24 @@ class GeneratorPool:
                 loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
             log.warning("%s failed to load version %d (%s)", replica.generator.generator_id, self._version, error)
-            replica.life = Life.STARTING
+            await self._set(replica, Life.STARTING)
             await self._bring_up(replica, restart=True)
             return
         replica.num_failures = 0
+        self._live(replica, Life.READY)  # at once: `load_weights` must find it READY, or still about to look
         await self._set(replica, Life.READY)
 
+    def _live(self, replica: _Replica, life: Life) -> None:
+        replica.life = life
+        self._meter.ready(len(self._ready()))
+
     async def _set(self, replica: _Replica, life: Life) -> None:
+        self._live(replica, life)
         async with self._changed:
-            replica.life = life
             self._changed.notify_all()
         self._wake(len(self._waiting))  # each looks for itself
 
-    def _spawn(self, replica: _Replica, work) -> None:
+    def _spawn(self, replica: _Replica, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         replica.tasks.add(task)
         task.add_done_callback(replica.tasks.discard)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeGenerator, make_prompt, make_request
-from v05ray.ports import Weights
+from v05ray.ports import GeneratorLost, Weights
 from v05ray.scheduling.pool import MAX_ATTEMPTS, GeneratorPool, Life, PoolExhausted
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
@@ -112,6 +112,65 @@ async def test_a_draining_generator_finishes_what_it_has_and_gets_no_more():
     assert {r.generator_id for r in await last} == {"leaving"}
     assert [r.prompt_id for r in staying.requests] == ["p1"]
     assert pool.lives()["leaving"] is Life.GONE
+
+
+async def test_one_that_drains_while_it_comes_up_is_gone_and_stays_so():
+    class Slow(FakeGenerator):
+        async def ready(self):
+            await asyncio.sleep(0.05)
+
+    pool = await started(FakeGenerator(REWARDS, "g"))
+    pool.add([Slow(REWARDS, "slow")])
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(pool.drain("slow"), 0.03)
+    await asyncio.sleep(0.08)
+    assert pool.lives() == {"g": Life.READY, "slow": Life.GONE}
+
+
+async def test_new_weights_wait_for_nobody_on_the_way_up_and_a_newcomer_serves_them():
+    class Slow(FakeGenerator):
+        async def ready(self):
+            await asyncio.sleep(0.1)
+
+    pool, slow = await started(FakeGenerator(REWARDS, "g")), Slow(REWARDS, "slow")
+    pool.add([slow])
+    await pool.load_weights(Weights(1, None, 0))
+    await asyncio.wait_for(pool.load_weights(Weights(2, None, 0)), 0.05)
+    assert pool.lives() == {"g": Life.READY, "slow": Life.STARTING}
+    await pool.until_ready()
+    assert [weights.version for weights in slow.loaded] == [2]
+    (rollout, *_) = await pool.draw(request(), prefer="slow")
+    assert (rollout.generator_id, rollout.policy_version) == ("slow", 2)
+
+
+async def test_one_that_fails_its_weights_holds_nobody_up_while_it_restarts():
+    class Failing(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            if weights.version == 1:
+                raise GeneratorLost("no")
+            return await super().load_weights(weights)
+
+        async def restart(self) -> None:
+            await asyncio.sleep(60)
+
+    pool = await started(FakeGenerator(REWARDS, "g"), Failing(REWARDS, "failing"))
+    await asyncio.wait_for(pool.load_weights(Weights(1, None, 0)), 1.0)
+    assert pool.lives() == {"g": Life.READY, "failing": Life.STARTING}
+    await pool.close()
+
+
+async def test_the_pool_meters_what_it_is_asked_for_and_what_it_answers():
+    pool = await started(FakeGenerator(REWARDS, "g", latency=0.05, num_tokens=3))
+    answered = asyncio.create_task(pool.draw(request("p0", (0, 1))))
+    given_up = asyncio.create_task(pool.draw(request("p1", (0,))))
+    await asyncio.sleep(0.01)
+    given_up.cancel()
+    assert pool.load().outstanding_tokens == 3 * (4 + 16)
+    await answered
+    load = pool.load()
+    assert (load.outstanding_tokens, load.answered_bound, load.answered_tokens) == (0, 2 * (4 + 16), 2 * (4 + 3))
+    assert load.ready_s == pytest.approx(load.generating_s)
+    assert load.generating_s == pytest.approx(0.05, rel=0.5)
 
 
 async def test_a_full_generator_is_given_no_more_until_it_answers():

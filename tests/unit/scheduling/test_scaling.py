@@ -135,8 +135,8 @@ def test_batches_that_come_and_go_do_not_thrash_it(
             now = 0.0
             for _ in range(int(pause_s // 100)):  # learning: nothing is outstanding, and no generating time passes
                 assert bench.policy.observe(bench.load) == seen[-1]
-    changes = [(a, b) for a, b in pairwise(seen) if a != b]
-    assert len(changes) <= 2
+    grew = [b > a for a, b in pairwise(seen) if a != b]
+    assert sum(a != b for a, b in pairwise(grew)) <= 1  # it may overshoot once, and never swings
     assert seen[len(seen) // 2 :] == [seen[-1]] * len(seen[len(seen) // 2 :])
 
 
