@@ -144,6 +144,15 @@ class GeneratorsConfig(Section):
     """Share of GPU memory the engine takes."""
     draw_timeout_s: float = Field(default=600.0, gt=0)
     """A draw that takes longer is taken from its generator and given to another one, in seconds."""
+    shards: int = Field(default=1, ge=1)
+    """Actors that draw and score, each through its share of the generators, under the one scheduler that decides; more
+    than 1 where many generators together finish more than a few thousand rollouts per second."""
+
+    @model_validator(mode="after")
+    def _shards_have_generators(self) -> "GeneratorsConfig":
+        if self.shards > self.count:
+            raise ValueError(f"every shard needs a generator: shards is {self.shards}, count {self.count}")
+        return self
 
     @property
     def fewest(self) -> int:

@@ -15,7 +15,7 @@ Bundle = Mapping[str, float]
 """Resource name (`CPU`, `GPU`) to amount."""
 
 SCHEDULER_CPUS = 0.25
-"""The scheduler waits far more than it works."""
+"""The scheduler, or a shard of it, waits far more than it works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,18 @@ def generator_role(config: Config, index: int) -> Role:
     return Role(f"generator-{index}", (_on(config, "generator", _bundle(g.num_cpus, g.num_gpus)),), "STRICT_PACK")
 
 
+def num_shard_actors(config: Config) -> int:
+    """Shards that are actors of their own; a single one is part of the scheduler."""
+    return config.generators.shards if config.generators.shards > 1 else 0
+
+
 def roles(config: Config) -> tuple[Role, ...]:
     """Every placement group a run asks for at its start."""
     learner, value, rewards = config.learner, config.value, config.rewards
     rank = _on(config, "learner", _bundle(learner.num_cpus, learner.num_gpus))
     asked = [
         Role("learner", (rank,) * learner.num_ranks, "PACK"),
-        Role("scheduler", (_bundle(SCHEDULER_CPUS),), "PACK"),
+        Role("scheduler", (_bundle(SCHEDULER_CPUS),) * (1 + num_shard_actors(config)), "SPREAD"),
         Role("rewards", (_bundle(rewards.num_cpus),), "PACK"),
     ]
     if value.enabled:

@@ -15,9 +15,11 @@ REWARDS = {name: [1.0, -1.0, 1.0, 1.0, 1.0] if i % 2 else [1.0] for i, name in e
 CONFIG = make_config({"model": {"path": "m"}, "data": {"train": "jsonl"}, "budget": {"halt_fraction": 0.0}})
 
 
-def scheduler_of(*generators: StubGenerator) -> RayScheduler:
+def scheduler_of(*generators: StubGenerator, shards: int = 1) -> RayScheduler:
     actor: Any = ray.remote(SchedulerActor).options(num_cpus=0, max_concurrency=1000)
-    return RayScheduler(actor.remote(CONFIG, FakeRewardPool(), list(generators)))
+    settings = CONFIG.generators.model_copy(update={"shards": shards})
+    config = CONFIG.model_copy(update={"generators": settings})
+    return RayScheduler(actor.remote(config, FakeRewardPool(), list(generators)))
 
 
 def batch_of(prior: float = 0.0, version: int = 0) -> BatchRequest:
@@ -29,14 +31,14 @@ async def groups_of(scheduler: RayScheduler, batch: BatchRequest) -> dict[str, R
     return {group.prompt.prompt_id: group async for group in scheduler.run(batch)}
 
 
-async def test_groups_stream_through_actors_and_are_the_same_for_any_number_of_generators():
+async def test_groups_stream_through_actors_and_are_the_same_for_any_number_of_generators_and_shards():
     results = []
-    for count in (1, 3):
-        scheduler = scheduler_of(*(StubGenerator(f"g{i}", REWARDS) for i in range(count)))
+    for count, shards in ((1, 1), (3, 1), (3, 2)):
+        scheduler = scheduler_of(*(StubGenerator(f"g{i}", REWARDS) for i in range(count)), shards=shards)
         await scheduler.start()
         groups = await groups_of(scheduler, batch_of())
         results.append({name: (group.rewards, group.stop.reason) for name, group in groups.items()})
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
     assert sorted(results[0]) == sorted(NAMES)
 
 
@@ -53,8 +55,10 @@ async def test_a_generator_killed_in_the_middle_costs_no_rollout_and_none_is_dra
     assert status["v05/generator_restarts"] == 1
 
 
-async def test_a_killed_generator_comes_back_at_the_current_version():
-    scheduler = scheduler_of(StubGenerator("doomed", REWARDS, die_at=3))
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_a_killed_generator_comes_back_at_the_current_version(shards: int):
+    generators = [StubGenerator("doomed", REWARDS, die_at=3), StubGenerator("living", REWARDS)]
+    scheduler = scheduler_of(*generators[:shards], shards=shards)
     await scheduler.start()
     await scheduler.load_weights(Weights(7, [ray.put(b"bucket")], 6))
     groups = await groups_of(scheduler, batch_of(version=7))

@@ -13,6 +13,7 @@ from v05ray.config_files import make_config
 from v05ray.data.stream import PromptStream
 from v05ray.driver import Roles, Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
+from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 
@@ -67,7 +68,7 @@ async def trainer_of(
     return Trainer(
         config,
         Roles(
-            scheduler=RolloutScheduler(pool, rewards, config.budget, seed=config.run.seed),
+            scheduler=RolloutScheduler(LocalDrawing(pool, rewards), config.budget, seed=config.run.seed),
             rewards=rewards,
             learners=world.learner,
             tracker=world.tracker,

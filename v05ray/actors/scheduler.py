@@ -6,32 +6,38 @@ from typing import Any
 
 from v05ray.config import Config
 from v05ray.ports import BatchRequest, Generator, RewardPool, Weights
+from v05ray.scheduling.drawing import Drawing
 from v05ray.types import DrawRequest, Rollout, RolloutGroup
-
-QUEUE_FACTOR = 2
-"""Rollouts a generator is given per sequence it can run at once: its engine never waits for the next one to arrive."""
 
 
 class SchedulerActor:
-    """Owns the generators: it starts them, and they end with it."""
+    """Owns the generators, or the shards that own them: it starts them, and they end with it."""
 
-    def __init__(self, config: Config, rewards: RewardPool, generators: Sequence[Generator]) -> None:
-        from v05ray.scheduling.pool import GeneratorPool
+    def __init__(
+        self,
+        config: Config,
+        rewards: RewardPool,
+        generators: Sequence[Generator],
+        shard_places: Sequence[Any] = (),
+    ) -> None:
+        """`shard_places`: the scheduling strategy of each shard if there are several; none means anywhere."""
+        from v05ray.actors.shard import local_drawing, start_shards
         from v05ray.scheduling.scheduler import RolloutScheduler
+        from v05ray.scheduling.shards import Shards
 
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._pool = GeneratorPool(
-            draw_timeout_s=config.generators.draw_timeout_s,
-            max_outstanding_seqs=QUEUE_FACTOR * config.generators.max_num_seqs,
-        )
-        self._scheduler = RolloutScheduler(self._pool, rewards, config.budget, seed=config.run.seed)
+        if config.generators.shards == 1:
+            self._drawing: Drawing = local_drawing(config, rewards)
+        else:
+            self._drawing = Shards(start_shards(config, rewards, shard_places))
+        self._scheduler = RolloutScheduler(self._drawing, config.budget, seed=config.run.seed)
         self._generators = generators
 
     async def start(self) -> dict[str, str]:
         """Brings the generators up; returns every one's state once none is on its way any more."""
-        self._pool.add(self._generators)
-        await self._pool.until_ready()
-        return {name: life.value for name, life in self._pool.lives().items()}
+        self._drawing.add(self._generators)
+        await self._drawing.until_ready()
+        return {name: life.value for name, life in (await self._drawing.status()).lives.items()}
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups, streamed."""

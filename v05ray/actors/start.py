@@ -70,10 +70,11 @@ async def _inference(
     )
     rewards = RayRewardPool(reward_actor)
     generators = [RayGenerator(name, config, group) for name, group in groups.items() if name.startswith("generator-")]
+    place = groups["scheduler"]
     scheduler_actor: Any = (
         ray.remote(SchedulerActor)
-        .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(groups["scheduler"]))
-        .remote(config, rewards, generators)
+        .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(place))
+        .remote(config, rewards, generators, [on(place, 1 + i) for i in range(layout.num_shard_actors(config))])
     )
     try:
         yield RayScheduler(scheduler_actor), rewards

@@ -57,6 +57,10 @@ class PoolExhausted(RunError):
     """No generator is left, or every one that tried a prompt was lost."""
 
 
+class NoGeneratorLeft(PoolExhausted):
+    """No replica is left, nor on its way."""
+
+
 class GeneratorPool:
     """Load balancing, weight versions and recovery over any number of generators."""
 
@@ -238,7 +242,7 @@ class GeneratorPool:
 
     def _require_hope(self) -> None:
         if not self._hope():
-            raise PoolExhausted(f"no generator is left of {len(self._replicas)}; see the generators' logs")
+            raise NoGeneratorLeft(f"no generator is left of {len(self._replicas)}; see the generators' logs")
 
     def _lose(self, replica: _Replica, request: DrawRequest, why: object) -> None:
         self.num_lost_draws += len(request.sample_indices)

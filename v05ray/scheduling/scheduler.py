@@ -1,7 +1,7 @@
 """One batch at a time: draw, score, judge, top up, seal; prompts do not wait for each other.
 
-    prompts --cold start--> pool.draw --rollouts--> rewards.score --> machine.observe --Draw--> pool.draw ...
-                                                                                      --Stop--> sealed group, streamed
+    prompts --cold start--> drawing.draw_scored --> machine.observe --Draw--> drawing.draw_scored ...
+                                                                    --Stop--> sealed group, streamed
 
 Every decision is the budget machine's; this file only carries them out.
 """
@@ -13,8 +13,9 @@ from typing import Any
 
 from v05ray import budget
 from v05ray.config import BudgetConfig
-from v05ray.ports import BatchRequest, RewardPool, Weights
-from v05ray.scheduling.pool import GeneratorPool, Life
+from v05ray.ports import BatchRequest, Weights
+from v05ray.scheduling.drawing import Drawing
+from v05ray.scheduling.pool import Life
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
     Decision,
@@ -33,11 +34,10 @@ GREEDY_INDEX = -1
 
 
 class RolloutScheduler:
-    """Implements `ports.Scheduler` over a generator pool and a reward pool."""
+    """Implements `ports.Scheduler` over whatever draws and scores."""
 
-    def __init__(self, pool: GeneratorPool, rewards: RewardPool, config: BudgetConfig, *, seed: int) -> None:
-        self._pool = pool
-        self._rewards = rewards
+    def __init__(self, drawing: Drawing, config: BudgetConfig, *, seed: int) -> None:
+        self._drawing = drawing
         self._config = config
         self._seed = seed
         self._rule = budget.build(config.rule.name, config.rule.options)
@@ -45,10 +45,10 @@ class RolloutScheduler:
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups of the batch, each as soon as it is sealed. Raises what any part of the batch raised."""
-        if batch.policy_version != self._pool.version:
+        if batch.policy_version != self._drawing.version:
             raise ValueError(
                 f"batch of step {batch.step} wants policy version {batch.policy_version}, the generators serve "
-                f"{self._pool.version}; load its weights first"
+                f"{self._drawing.version}; load its weights first"
             )
         machine = budget.BatchMachine(
             {p.prompt_id: batch.priors[p.prompt_id].value if batch.priors else None for p in batch.prompts},
@@ -58,7 +58,7 @@ class RolloutScheduler:
             mode=self._config.mode,
             on_halt=self._config.on_halt,
         )
-        run = _BatchRun(self._pool, self._rewards, machine, self._seed, batch)
+        run = _BatchRun(self._drawing, machine, self._seed, batch)
         try:
             async for group in run.groups():
                 yield group
@@ -69,20 +69,21 @@ class RolloutScheduler:
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """Rollouts outside any budget, on the generator with least to do."""
-        return await self._pool.draw(request)
+        return await self._drawing.draw(request)
 
     async def load_weights(self, weights: Weights) -> None:
         """Every generator serves this version from now on, or serves nothing."""
-        await self._pool.load_weights(weights)
+        await self._drawing.load_weights(weights)
 
     async def status(self) -> dict[str, float]:
         """Counters for the step's metrics."""
-        lives = self._pool.lives().values()
+        drawing = await self._drawing.status()
+        lives = drawing.lives.values()
         return {
             "v05/generators_ready": float(sum(life is Life.READY for life in lives)),
             "v05/generators_total": float(sum(life is not Life.GONE for life in lives)),
-            "v05/lost_draws": float(self._pool.num_lost_draws),
-            "v05/generator_restarts": float(self._pool.num_restarts),
+            "v05/lost_draws": float(drawing.num_lost_draws),
+            "v05/generator_restarts": float(drawing.num_restarts),
             "v05/aborted_rollouts": float(self._num_aborted),
             **self._rule.metrics(),
         }
@@ -116,10 +117,8 @@ class _Open:
 class _BatchRun:
     """The life of one batch; all of it happens on one event loop, so no state needs a lock."""
 
-    def __init__(
-        self, pool: GeneratorPool, rewards: RewardPool, machine: budget.BatchMachine, seed: int, batch: BatchRequest
-    ) -> None:
-        self._pool, self._rewards, self._machine, self._batch, self._seed = pool, rewards, machine, batch, seed
+    def __init__(self, drawing: Drawing, machine: budget.BatchMachine, seed: int, batch: BatchRequest) -> None:
+        self._drawing, self._machine, self._batch, self._seed = drawing, machine, batch, seed
         self._open = {p.prompt_id: _Open(p, batch.priors.get(p.prompt_id)) for p in batch.prompts}
         if len(self._open) != len(batch.prompts):
             raise ValueError(f"step {batch.step}: a prompt id stands twice in the batch")
@@ -170,12 +169,12 @@ class _BatchRun:
         for draw in in_flight:
             draw.cancel()
         if in_flight:
-            self._spawn(self._pool.abort(state.prompt.prompt_id))
+            self._spawn(self._drawing.abort(state.prompt.prompt_id))
 
     async def _draw(self, state: _Open, indices: tuple[int, ...]) -> None:
-        rollouts = await self._pool.draw(self._request(state.prompt, indices), prefer=state.generator_id)
-        state.generator_id = rollouts[0].generator_id
-        scored = await asyncio.gather(*(self._rewards.score(state.prompt, rollout) for rollout in rollouts))
+        request = self._request(state.prompt, indices)
+        scored = await self._drawing.draw_scored(state.prompt, request, prefer=state.generator_id)
+        state.generator_id = scored[0].rollout.generator_id
         state.scored.extend(scored)
         for one in scored:
             self._carry_out(
@@ -185,8 +184,7 @@ class _BatchRun:
     async def _draw_greedy(self, state: _Open) -> None:
         request = self._request(state.prompt, (GREEDY_INDEX,))
         request = replace(request, sampling=replace(request.sampling, temperature=0.0, top_p=1.0))
-        (rollout,) = await self._pool.draw(request)
-        state.greedy = await self._rewards.score(state.prompt, rollout)
+        (state.greedy,) = await self._drawing.draw_scored(state.prompt, request)
         self._seal_if_complete(state)
 
     def _request(self, prompt: Prompt, indices: tuple[int, ...]) -> DrawRequest:

@@ -17,6 +17,7 @@ from v05ray.ports import BatchRequest
 from v05ray.recorded import RecordedGroup, RecordedRollout
 from v05ray.registry import ConfigError
 from v05ray.replay import Changes, Report, Settings, StepReplayer, figures, open_ledger, replay
+from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.stats.shrinkage import fuse
@@ -43,7 +44,7 @@ async def record(
         ]
     )
     await pool.until_ready()
-    scheduler = RolloutScheduler(pool, FakeRewardPool(), budget, seed=seed)
+    scheduler = RolloutScheduler(LocalDrawing(pool, FakeRewardPool()), budget, seed=seed)
     estimator = advantages.build(advantage)
     meta = {
         "rule": budget.rule.model_dump(),

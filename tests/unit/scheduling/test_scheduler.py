@@ -7,6 +7,7 @@ import pytest
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt
 from v05ray.config import BudgetConfig, Spec
 from v05ray.ports import BatchRequest
+from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.types import Draw, Prior, RolloutGroup
@@ -25,7 +26,7 @@ async def run(
     pool = GeneratorPool(draw_timeout_s=5.0)
     pool.add(generators)
     await pool.until_ready()
-    scheduler = RolloutScheduler(pool, rewards or FakeRewardPool(), config, seed=0)
+    scheduler = RolloutScheduler(LocalDrawing(pool, rewards or FakeRewardPool()), config, seed=0)
     return {group.prompt.prompt_id: group async for group in scheduler.run(batch)}
 
 
@@ -52,7 +53,9 @@ async def test_a_sealed_group_is_streamed_while_others_still_generate():
     pool = GeneratorPool(draw_timeout_s=5.0)
     pool.add([generator])
     await pool.until_ready()
-    stream = RolloutScheduler(pool, FakeRewardPool(), OSLA, seed=0).run(batch_of({"slow": 1.0, "quick": 1.0}))
+    stream = RolloutScheduler(LocalDrawing(pool, FakeRewardPool()), OSLA, seed=0).run(
+        batch_of({"slow": 1.0, "quick": 1.0})
+    )
     first = await asyncio.wait_for(anext(stream), 0.1)
     assert first.prompt.prompt_id == "quick"
     assert [group.prompt.prompt_id async for group in stream] == ["slow"]

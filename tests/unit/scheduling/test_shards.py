@@ -1,0 +1,79 @@
+import asyncio
+import random
+
+import pytest
+
+from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, make_request
+from v05ray.config import BudgetConfig, Spec
+from v05ray.ports import BatchRequest, Weights
+from v05ray.scheduling.drawing import LocalDrawing
+from v05ray.scheduling.pool import GeneratorPool, Life, NoGeneratorLeft
+from v05ray.scheduling.scheduler import RolloutScheduler
+from v05ray.scheduling.shards import Shards
+from v05ray.types import Prior
+
+NAMES = [f"p{i}" for i in range(32)]
+
+
+def shards_of(count: int) -> Shards:
+    return Shards([LocalDrawing(GeneratorPool(draw_timeout_s=5.0), FakeRewardPool()) for _ in range(count)])
+
+
+async def staffed(count: int, *generators: FakeGenerator) -> Shards:
+    shards = shards_of(count)
+    shards.add(generators)
+    await shards.until_ready()
+    return shards
+
+
+@pytest.mark.parametrize("halt_fraction", [0.0, 0.25])
+async def test_any_number_of_shards_decides_alike(halt_fraction: float):
+    rng = random.Random(1)
+    rewards = {name: [rng.choice([1.0, -1.0]) for _ in range(16)] for name in NAMES}
+    priors = {name: Prior(name, rng.uniform(-0.9, 0.9), 0) for name in NAMES}
+    rounds = BudgetConfig(rule=Spec(name="osla"), halt_fraction=halt_fraction, mode="rounds")
+    results = []
+    for count in (1, 2, 4):
+        drawing = await staffed(count, *(FakeGenerator(rewards, f"g{i}") for i in range(4)))
+        scheduler = RolloutScheduler(drawing, rounds, seed=0)
+        batch = BatchRequest(1, 0, tuple(map(make_prompt, NAMES)), priors, SAMPLING)
+        groups = [group async for group in scheduler.run(batch)]
+        results.append({g.prompt.prompt_id: (g.rewards, g.stop.reason) for g in groups})
+    assert results[0] == results[1] == results[2]
+    # With the halt on, it falls once for the whole batch, however its prompts are spread over the shards.
+    assert ("halted" in {reason for _, reason in results[0].values()}) == (halt_fraction > 0)
+
+
+async def test_replicas_are_dealt_out_evenly_and_so_is_the_work():
+    generators = [FakeGenerator({"p": [1.0]}, f"g{i}", latency=0.01) for i in range(4)]
+    drawing = await staffed(2, *generators)
+    prompt = make_prompt("p")
+    first = await drawing.draw_scored(prompt, make_request(prompt, [0]))
+    kept = await drawing.draw_scored(prompt, make_request(prompt, [1]), prefer=first[0].rollout.generator_id)
+    assert kept[0].rollout.generator_id == first[0].rollout.generator_id
+    await asyncio.gather(*(drawing.draw(make_request(prompt, [i])) for i in range(8)))
+    assert {len(generator.requests) for generator in generators} <= {2, 3, 4}
+
+
+async def test_a_shard_that_lost_all_its_replicas_hands_its_draws_to_another():
+    doomed, living = FakeGenerator({"p": [1.0]}, "doomed", lost_after=0), FakeGenerator({"p": [1.0]}, "living")
+    drawing = await staffed(2, doomed, living)
+    prompt = make_prompt("p")
+    scored = await drawing.draw_scored(prompt, make_request(prompt, [0, 1]))
+    assert {one.rollout.generator_id for one in scored} == {"living"}
+    await drawing.load_weights(Weights(1, [], 0))
+    assert drawing.version == 1
+    assert (await drawing.draw(make_request(prompt, [2])))[0].policy_version == 1
+    living.lose()
+    with pytest.raises(NoGeneratorLeft, match="in any of 2 shards"):
+        await drawing.draw(make_request(prompt, [3]))
+
+
+async def test_a_drained_replica_gets_no_more_and_is_gone():
+    drawing = await staffed(2, FakeGenerator({"p": [1.0]}, "a"), FakeGenerator({"p": [1.0]}, "b"))
+    await drawing.drain("a")
+    prompt = make_prompt("p")
+    assert {(await drawing.draw(make_request(prompt, [i])))[0].generator_id for i in range(3)} == {"b"}
+    assert (await drawing.status()).lives == {"a": Life.GONE, "b": Life.READY}
+    with pytest.raises(ValueError, match="no shard has a generator 'a'"):
+        await drawing.drain("a")
