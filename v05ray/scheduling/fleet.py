@@ -1,0 +1,186 @@
+"""Generators that come and go: carries out what the scaling policy, or a person, wants.
+
+    wanted > present:  a place is asked for (an autoscaler may have to bring the node), then the replica is added to the
+                       pool, which gives it the current weights, and then work
+    wanted < present:  a place not there yet is given up; else the newest replica drains, ends, and its place goes
+
+Written against Protocols: it runs on Ray and on fakes. Nobody waits for it, and it waits for nobody.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from v05ray.ports import Generator
+from v05ray.scheduling.pool import Life
+from v05ray.scheduling.scaling import Load, ScalingPolicy
+
+Note = Callable[[str, Mapping[str, object]], None]
+"""Takes an event's name and its particulars."""
+
+
+class Places(Protocol):
+    """Where generators run."""
+
+    async def take(self, name: str) -> Generator:
+        """A generator in a place of its own; waits until there is one. Cancelled, it asks for none any more."""
+        ...
+
+    async def give_back(self, name: str) -> None:
+        """Ends what runs in the place of that name; an autoscaler may take its node."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The scheduler's side of a look."""
+
+    load: Load
+    lives: Mapping[str, Life]
+    """By generator id; also of those that are GONE."""
+    version: int
+    """The weight version in service, which is the last step done."""
+    asked: int | None = None
+    """Generators that a person asked for since the last look."""
+
+
+class Pool(Protocol):
+    """What the fleet asks of the scheduler."""
+
+    async def look(self) -> Seen:
+        """How things are; what a person asked for is told once."""
+        ...
+
+    async def add(self, generator: Generator) -> None:
+        """Takes a replica in."""
+        ...
+
+    async def drain(self, generator_id: str) -> None:
+        """Gives the replica no more work and returns when it has finished what it had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FleetState:
+    """What a tick found, for `v05ray status` and the metrics."""
+
+    seen: Seen
+    wanted: int
+    lives: Mapping[str, str]
+    """By generator id; `placing` while a place is waited for. Those that are gone have left."""
+    backlog_s: float | None
+    """Predicted seconds until the READY generators have worked off what is outstanding; None before that is known."""
+    tokens_per_s: float | None
+    """Of one generator."""
+
+
+@dataclass
+class Fleet:
+    """Keeps as many generators as are wanted, from `present` (the ids of those that the pool starts with) on."""
+
+    policy: ScalingPolicy
+    pool: Pool
+    places: Places
+    present: list[str]
+    """In the order in which they came."""
+    note: Note
+    _coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """Waiting for a place."""
+    _arriving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """On their way from their place into the pool."""
+    _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _served: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._next_index = 1 + max((int(name.rpartition("-")[2]) for name in self.present), default=-1)
+
+    async def tick(self) -> FleetState:
+        """Looks, decides, begins what is to be done. To be called every second or so.
+
+        Raises what a place or the pool raised since the last tick.
+        """
+        seen = await self.pool.look()
+        self._collect()
+        num_ready = sum(life is Life.READY for life in seen.lives.values())
+        before, by = self.policy.wanted, "backlog"
+        wanted = self.policy.observe(seen.load)
+        if seen.asked is not None:
+            self.policy.set(seen.asked)
+            wanted, by = self.policy.wanted, "hand"
+        backlog_s = self.policy.backlog_s(seen.load, num_ready)
+        if wanted != before:
+            said = None if backlog_s is None else round(backlog_s, 1)
+            self.note("wanted", {"generators": wanted, "before": before, "by": by, "backlog_s": said})
+        self._note_lives(seen.lives)
+        self._reconcile(wanted, seen.lives)
+        lives = {name: seen.lives[name].value for name in (*self.present, *self._leaving) if name in seen.lives}
+        lives |= dict.fromkeys(self._coming, "placing") | dict.fromkeys(self._arriving, "starting")
+        return FleetState(seen, wanted, lives, backlog_s, self.policy.tokens_per_s)
+
+    async def close(self) -> None:
+        """Ends what is under way; places that are taken are given back by who made them."""
+        tasks = [*self._coming.values(), *self._arriving.values(), *self._leaving.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _reconcile(self, wanted: int, lives: Mapping[str, Life]) -> None:
+        # One that was given up counts: it would fail again. It is the first to go when fewer are wanted.
+        excess = len(self.present) + len(self._arriving) + len(self._coming) - wanted
+        for _ in range(-excess):
+            name = f"generator-{self._next_index}"
+            self._next_index += 1
+            self.note("placing", {"generator": name})
+            self._coming[name] = self._spawn(self._come(name))
+        for _ in range(excess):
+            if self._coming:
+                name, task = self._coming.popitem()
+                task.cancel()
+                self._leaving[name] = task
+                self.note("place not needed any more", {"generator": name})
+                continue
+            given_up = [name for name in self.present if lives.get(name) is Life.GONE]
+            name = (given_up or self.present)[-1]
+            self.present.remove(name)
+            self.note("draining", {"generator": name})
+            self._leaving[name] = self._spawn(self._leave(name))
+
+    async def _come(self, name: str) -> None:
+        generator = await self.places.take(name)
+        self._arriving[name] = self._coming.pop(name)
+        self.note("placed", {"generator": name})
+        await self.pool.add(generator)
+        del self._arriving[name]
+        self.present.append(name)
+
+    async def _leave(self, name: str) -> None:
+        await self.pool.drain(name)
+        await self.places.give_back(name)
+        self.note("gone", {"generator": name})
+
+    def _collect(self) -> None:
+        """Forgets what has ended; raises what went wrong."""
+        for name, task in list(self._leaving.items()):
+            if task.done():
+                del self._leaving[name]
+                self._served.discard(name)
+                if not task.cancelled():
+                    task.result()
+        for task in (*self._coming.values(), *self._arriving.values()):
+            if task.done():
+                task.result()
+
+    def _note_lives(self, lives: Mapping[str, Life]) -> None:
+        for name in self.present:
+            life = lives.get(name)
+            if life is Life.READY and name not in self._served:
+                self._served.add(name)
+                self.note("ready", {"generator": name})
+            elif life in (Life.STARTING, Life.GONE) and name in self._served:
+                self._served.discard(name)
+                self.note("restarting" if life is Life.STARTING else "given up", {"generator": name})
+
+    @staticmethod
+    def _spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(work)
