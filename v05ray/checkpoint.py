@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "run.output_dir",
     "run.checkpoint_every",
     "run.keep_checkpoints",
+    "run.max_restarts",
     "generators.*",
     "value.pool_size",
     "value.num_cpus",
@@ -77,6 +78,8 @@ class Latest:
     """Where to resume from."""
 
     folder: Path
+    step: int
+    """Optimiser steps done when it was written."""
     skipped: tuple[str, ...]
     """Newer checkpoints that are damaged, each with its reason."""
 
@@ -141,11 +144,11 @@ class Checkpoints:
         skipped: list[str] = []
         for folder in _folders(self.folder):
             try:
-                _verify(folder)
+                manifest = _verify(folder)
             except CheckpointError as error:
                 skipped.append(str(error))
             else:
-                return Latest(folder, tuple(skipped))
+                return Latest(folder, manifest["step"], tuple(skipped))
         if skipped:
             raise CheckpointError("no checkpoint can be used:\n" + "\n".join(f"  {reason}" for reason in skipped))
         return None

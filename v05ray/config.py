@@ -52,6 +52,9 @@ class RunConfig(Section):
     """Steps between checkpoints; 0 means only at the end and on interruption."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """Older checkpoints are deleted."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often in a row the actors are started anew and the newest checkpoint loaded, after a learner rank, the
+    scheduler or a node was lost or stood still; counted from 0 again once a further step is done."""
 
 
 class ModelConfig(Section):

@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+import yaml
 
 from v05ray import layout
+from v05ray.actors.loss import describe_loss
 from v05ray.actors.placement import nodes
 from v05ray.actors.start import start_all, start_inference
-from v05ray.checkpoint import Checkpoints, Latest
+from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
 from v05ray.data.stream import PromptStream
-from v05ray.driver import RunState, Trainer
+from v05ray.driver import Roles, RunState, Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
 from v05ray.preflight import Prepared, check_resources, local_node, prepare
 from v05ray.progress import Progress
 from v05ray.redaction import redact
-from v05ray.registry import ConfigError
-from v05ray.run_folder import RunFolder, folder_to_resume, new_folder
+from v05ray.registry import ConfigError, RunError
+from v05ray.run_folder import RunFolder, folder_to_resume, held, new_folder
 from v05ray.tracking import MlflowTracker
 from v05ray.types import Sampling
 
@@ -57,51 +59,63 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
 
     Args:
         config: the resolved config.
-        resume: a run's folder, or `auto` for the newest of this name; None starts a new one.
+        resume: a run's folder, or `auto` for the newest of this name (a new one if there is none yet); it goes on from
+            its newest checkpoint, or begins again where it has none. None starts a new run.
 
     Raises:
         ConfigError: the config cannot be run here; nothing heavy has been started.
+        RunError: actors were lost more often in a row than `run.max_restarts` allows, or a disk refused; what was
+            checkpointed can be resumed.
     """
     start = time.monotonic()
     prepared = prepare(config)
     if config.cluster.address is None:
         check_resources(config, [local_node(config)])
-    if resume:
-        folder = folder_to_resume(config.run.output_dir, config.run.name, resume)
-    else:
-        folder = new_folder(config.run.output_dir, config.run.name)
-        folder.config.write_text(redact(to_yaml(config)))
-    checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
-    latest = _latest(checkpoints, folder) if resume else None
-    tracker = MlflowTracker(
-        folder.path,
-        uri=config.tracking.uri,
-        output_dir=config.run.output_dir,
-        experiment=config.tracking.experiment,
-        run_name=folder.path.name,
-    )
-    try:
-        tracker.log_params(config.model_dump(mode="json"))
-        tracker.log_artifact(folder.config)
-        with PeakMemory() as memory, cluster(config, folder.logs):
-            state, interrupted = _run(_train(config, prepared, folder, checkpoints, latest, tracker))
-        outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
-        folder.summary.write_text(json.dumps({**asdict(state), "peak_bytes": outcome.peak_bytes}, indent=1))
-        tracker.log_artifact(folder.summary)
-    except BaseException:
-        tracker.close("FAILED")
-        raise
-    tracker.close("KILLED" if interrupted else "FINISHED")
+    folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
+    resumed = folder is not None
+    folder = folder or new_folder(config.run.output_dir, config.run.name)
+    with held(folder):
+        checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
+        if resumed:
+            _check_resumable(config, folder, checkpoints)
+        else:
+            folder.config.write_text(redact(to_yaml(config)))
+        tracker = MlflowTracker(
+            folder.path,
+            uri=config.tracking.uri,
+            output_dir=config.run.output_dir,
+            experiment=config.tracking.experiment,
+            run_name=folder.path.name,
+        )
+        try:
+            tracker.log_params(config.model_dump(mode="json"))
+            tracker.log_artifact(folder.config)
+            with PeakMemory() as memory, cluster(config, folder.logs):
+                work = _Training(config, prepared, folder, checkpoints, tracker)
+                state = _run(work.train())
+            interrupted = state.step < config.run.num_steps
+            outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
+            folder.summary.write_text(
+                json.dumps(
+                    {**asdict(state), "peak_bytes": outcome.peak_bytes, "restarts": work.restarts.total}, indent=1
+                )
+            )
+            tracker.log_artifact(folder.summary)
+        except BaseException:
+            tracker.close("FAILED")
+            raise
+        tracker.close("KILLED" if interrupted else "FINISHED")
     return outcome
 
 
-def _latest(checkpoints: Checkpoints, folder: RunFolder) -> Latest:
-    """The newest whole checkpoint, known to belong to this config."""
+def _check_resumable(config: Config, folder: RunFolder, checkpoints: Checkpoints) -> None:
+    """Raises `ConfigError` where the folder's run is another config's, or its checkpoints are all damaged."""
     latest = checkpoints.latest()
-    if latest is None:
-        raise ConfigError(f"{folder.path} holds no checkpoint to resume from; start anew without --resume")
-    checkpoints.load(latest.folder)
-    return latest
+    if latest is not None:
+        checkpoints.load(latest.folder)
+    elif folder.config.is_file():  # it ended before its first checkpoint: it begins again
+        saved, wanted = (yaml.safe_load(text) for text in (folder.config.read_text(), redact(to_yaml(config))))
+        check_config(saved, wanted, where=str(folder.config))
 
 
 def evaluate_only(config: Config) -> EvalReport:
@@ -184,62 +198,139 @@ def check_resources_or_wait(config: Config) -> None:
         log.warning("%s; waiting up to %g s for the cluster to grow", reason, config.cluster.wait_s)
 
 
-async def _train(
-    config: Config,
-    prepared: Prepared,
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    latest: Latest | None,
-    tracker: MlflowTracker,
-) -> tuple[RunState, bool]:
-    """(the state at the end, whether it was interrupted)"""
-    progress = Progress(num_steps=config.run.num_steps)
-    with progress:
-        progress.note("starting the actors")
-        cache = folder.path.parent / "embeddings.sqlite"
-        async with start_all(config, tracker, cache=cache, note=progress.note) as roles:
-            trainer = Trainer(
-                config,
-                roles,
-                stream=PromptStream(
-                    prepared.train,
-                    batch_size=config.run.prompts_per_step,
-                    shuffle=config.data.shuffle,
-                    seed=config.run.seed,
-                ),
-                eval_prompts=prepared.eval,
-                ledger=LedgerWriter(folder.ledger),
-                checkpoints=checkpoints,
-                progress=progress,
-                samples=folder.samples,
+@dataclass
+class Restarts:
+    """Fresh starts after losses: a limit on those in a row that got no further."""
+
+    limit: int
+    in_a_row: int = 0
+    total: int = 0
+    furthest_step: int = -1
+    """Most steps done when something was lost."""
+
+    def count(self, step: int, what: str) -> None:
+        """One more loss, `step` steps having been done. Raises `RunError` when that was one too many."""
+        if step > self.furthest_step:
+            self.furthest_step, self.in_a_row = step, 0
+        if self.in_a_row == self.limit:
+            again = f", after {self.limit} fresh starts that got no further" if self.limit else ""
+            raise RunError(
+                f"{what}{again}; mend the cause (the logs are in the run's folder) and go on with --resume, or raise "
+                f"run.max_restarts (now {self.limit})"
             )
-            if latest is not None:
+        self.in_a_row += 1
+        self.total += 1
+
+
+class _Training:
+    """The run on a cluster: actors and trainer, begun again from the newest checkpoint whenever some are lost."""
+
+    def __init__(
+        self, config: Config, prepared: Prepared, folder: RunFolder, checkpoints: Checkpoints, tracker: MlflowTracker
+    ) -> None:
+        self._config, self._prepared, self._folder = config, prepared, folder
+        self._checkpoints, self._tracker = checkpoints, tracker
+        self._progress = Progress(num_steps=config.run.num_steps)
+        self._trainer: Trainer | None = None
+        self.restarts = Restarts(config.run.max_restarts)
+
+    async def train(self) -> RunState:
+        """To the last step, or until a person or the system asks to stop; returns the state then."""
+        with self._progress, _interruptible(self._progress) as stop:
+            while True:
+                self._trainer = None
+                try:
+                    return await self._attempt(stop)
+                except Exception as error:
+                    what = describe_loss(error)
+                    if what is None:
+                        raise
+                    self._count(what)
+
+    def _count(self, what: str) -> None:
+        latest = self._checkpoints.latest()
+        done = self._trainer.state.step if self._trainer else latest.step if latest else 0
+        self.restarts.count(done, what)
+        back = f"the checkpoint of step {latest.step}" if latest else "the start, as there is no checkpoint yet"
+        self._progress.note(
+            f"{what}; {done} steps were done: fresh actors go on from {back} "
+            f"(restart {self.restarts.in_a_row} of {self.restarts.limit})"
+        )
+
+    async def _attempt(self, stop: "Stop") -> RunState:
+        config, progress = self._config, self._progress
+        progress.note("starting the actors")
+        cache = self._folder.path.parent / "embeddings.sqlite"
+        async with start_all(config, self._tracker, cache=cache, note=progress.note) as roles:
+            self._trainer = trainer = self._make_trainer(roles)
+            latest = self._checkpoints.latest()
+            if latest is None:
+                trainer.begin()
+            else:
                 for skipped in latest.skipped:
                     progress.note(f"skipped a damaged checkpoint: {skipped}")
                 progress.note(f"resuming from {latest.folder.name}")
                 await trainer.resume(latest.folder)
-            with _interruptible(progress) as stop:
+            with stop.waits_for_the_step():
                 state = await trainer.run(stop.is_set)
-            await roles.learners.export(folder.model)
-    return state, state.step < config.run.num_steps
+            await roles.learners.export(self._folder.model)
+        return state
+
+    def _make_trainer(self, roles: Roles) -> Trainer:
+        config, folder = self._config, self._folder
+        return Trainer(
+            config,
+            roles,
+            stream=PromptStream(
+                self._prepared.train,
+                batch_size=config.run.prompts_per_step,
+                shuffle=config.data.shuffle,
+                seed=config.run.seed,
+            ),
+            eval_prompts=self._prepared.eval,
+            ledger=LedgerWriter(folder.ledger),
+            checkpoints=self._checkpoints,
+            progress=self._progress,
+            samples=folder.samples,
+        )
+
+
+class Stop:
+    """What Ctrl-C and SIGTERM ask for: an end after the step in progress, or at once where no step is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._asked, self._stepping = progress, False, False
+        self._task = asyncio.current_task()
+
+    def is_set(self) -> bool:
+        """Whether to stop after this step."""
+        return self._asked
+
+    def ask(self) -> None:
+        """The second time, and while the actors are only started: at once."""
+        if (self._asked or not self._stepping) and self._task is not None:
+            self._task.cancel()
+            return
+        self._asked = True
+        self._progress.note("stopping after this step, with a checkpoint; once more to stop at once")
+
+    @contextlib.contextmanager
+    def waits_for_the_step(self) -> Iterator[None]:
+        """Inside, there are steps to finish."""
+        self._stepping = True
+        try:
+            yield
+        finally:
+            self._stepping = False
 
 
 @contextlib.contextmanager
-def _interruptible(progress: Progress) -> Iterator[asyncio.Event]:
-    """Ctrl-C or SIGTERM asks to stop after the step in progress; the second one stops at once."""
-    stop = asyncio.Event()
+def _interruptible(progress: Progress) -> Iterator[Stop]:
+    """Ctrl-C and SIGTERM are asked of the `Stop` that this gives."""
+    stop = Stop(progress)
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-
-    def ask() -> None:
-        if stop.is_set() and task is not None:
-            task.cancel()
-            return
-        stop.set()
-        progress.note("stopping after this step, with a checkpoint; once more to stop at once")
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ask)
+        loop.add_signal_handler(number, stop.ask)
     try:
         yield stop
     finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from v05ray.registry import RunError
 from v05ray.types import (
     DrawRequest,
     Prior,
@@ -36,6 +37,13 @@ class Weights:
 
 class GeneratorLost(RuntimeError):
     """The generator that had a draw is gone; the draw has to be done by another one."""
+
+
+class RoleLost(RunError):
+    """A role that the run cannot go on without is gone or stands still; names it, the stage and what it worked on.
+
+    The run has to go on from its newest checkpoint with fresh actors.
+    """
 
 
 class Generator(Protocol):

@@ -1,5 +1,9 @@
 """The run's folder: where everything a run leaves behind lies, and which folder a run gets."""
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +73,14 @@ def new_folder(parent: Path, name: str) -> RunFolder:
     return RunFolder(path.resolve())
 
 
-def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder:
-    """The folder `--resume` means: `auto` is the newest run of this name, anything else a path.
+def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder | None:
+    """The folder `--resume` means: a path, or with `auto` the newest run of this name; None where there is none yet.
+
+    So a command with `--resume auto` can be given again and again, as restarted jobs do: it starts the run, goes on
+    with it, or finds it done.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the path is no folder.
     """
     if asked != "auto":
         path = Path(asked)
@@ -81,6 +88,25 @@ def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder:
             raise ConfigError(f"--resume {asked}: no such run folder; give a run's folder, or `auto`")
         return RunFolder(path.resolve())
     earlier = _numbered(parent, name)
-    if not earlier:
-        raise ConfigError(f"--resume auto: no run named {name!r} in {str(parent)!r}; start it without --resume")
-    return RunFolder(earlier[-1].resolve())
+    return RunFolder(earlier[-1].resolve()) if earlier else None
+
+
+@contextlib.contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Nobody else works in the folder meanwhile; the hold ends with the process, however it ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    with (folder.path / ".lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ConfigError(
+                f"{folder.path} is in use by process {lock.read().strip() or '?'}: wait for its end, or stop it"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield

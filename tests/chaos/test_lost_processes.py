@@ -1,25 +1,13 @@
 """Processes of a real run are killed in the middle of it; the run goes on, and its ledger is whole."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
-from v05ray.ledger import LedgerReader
+from tests.chaos.tiny_run import TinyRun, assert_whole
 
-ROOT = Path(__file__).parents[2]
-
-
-def kill(process: subprocess.Popen[str], name: str) -> None:
-    """Kills the run's worker process of this name with SIGKILL."""
-    for child in psutil.Process(process.pid).children(recursive=True):
-        if name in "".join(child.cmdline()):
-            child.kill()
-            return
-    raise AssertionError(f"no process {name!r} to kill")
+LENGTH = ("run.num_steps=6", "evaluation.every=0", "run.checkpoint_every=2")
 
 
 @pytest.mark.parametrize(
@@ -27,26 +15,13 @@ def kill(process: subprocess.Popen[str], name: str) -> None:
     [("ray::GeneratorActor", "v05/generator_restarts"), ("ray::RewardActor", None), ("ray::ValueActor", None)],
 )
 def test_a_killed_actor_costs_no_rollout(tiny_model: Path, tmp_path: Path, victim: str, metric: str | None):
-    job = ROOT / "jobs" / "tiny_cpu.yaml"
-    program = [sys.executable, "-m", "v05ray.cli", "train", str(job), f"model.path={tiny_model}"]
-    overrides = [f"run.output_dir={tmp_path}", "run.num_steps=6", "evaluation.every=0"]
-    with subprocess.Popen([*program, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
-        assert run.stdout is not None
-        printed = []
-        for line in run.stdout:
-            printed.append(line)
-            if line.startswith("step 2/"):
-                kill(run, victim)
-    assert run.returncode == 0, "".join(printed)
-    ledger = LedgerReader(tmp_path / "tiny" / "ledger")
-    assert list(ledger.steps) == [1, 2, 3, 4, 5, 6]
-    conservation = ledger.check_conservation()
-    assert conservation.ok, conservation.problems
-    versions = {
-        (r["step"], r["policy_version"]) for r in ledger.rollouts(columns=["step", "policy_version"]).to_pylist()
-    }
-    assert versions == {(step, step - 1) for step in range(1, 7)}
-    assert json.loads((tmp_path / "tiny" / "summary.json").read_text())["step"] == 6
+    with TinyRun(tiny_model, tmp_path, *LENGTH) as run:
+        run.wait_for_step(2)
+        run.signal(victim)
+        assert run.end() == 0, run.printed
+    assert_whole(run.folder, range(1, 7))
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["step"], summary["restarts"]) == (6, 0)
     if metric is not None:
         import mlflow
 
@@ -55,3 +30,26 @@ def test_a_killed_actor_costs_no_rollout(tiny_model: Path, tmp_path: Path, victi
         assert experiment is not None
         (recorded,) = client.search_runs([experiment.experiment_id])
         assert recorded.data.metrics[metric] == 1
+
+
+@pytest.mark.parametrize(
+    ("victim", "named"), [("ray::LearnerActor", "learner rank 0 was lost in"), ("ray::SchedulerActor", "the scheduler")]
+)
+def test_a_killed_learner_or_scheduler_costs_the_steps_since_the_checkpoint(
+    tiny_model: Path, tmp_path: Path, victim: str, named: str
+):
+    with TinyRun(tiny_model, tmp_path, *LENGTH) as run:
+        run.wait_for_step(3)
+        killed = run.signal(victim)
+        run.wait_for(rf"{named}.*fresh actors go on from the checkpoint of step 2 \(restart 1 of 3\)", after=killed)
+        run.wait_for_step(3, after=killed)
+        assert run.end() == 0, run.printed
+    ledger = assert_whole(run.folder, range(1, 7))
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert (summary["step"], summary["restarts"]) == (6, 1)
+    # What was scored after the checkpoint is still there to read, and counts nowhere.
+    aside = [step for superseded in ledger.superseded for step in superseded.steps]
+    assert 3 in aside
+    assert all(superseded.check_conservation().ok for superseded in ledger.superseded)
+    assert summary["totals"]["num_rollouts"] == ledger.rollouts().num_rows
+    assert run.children() == []

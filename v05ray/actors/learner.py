@@ -9,10 +9,14 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
+from v05ray.actors.loss import describe_loss, reason
 from v05ray.actors.placement import on
 from v05ray.config import Config
-from v05ray.ports import Weights
+from v05ray.ports import RoleLost, Weights
 from v05ray.types import TrainSample
+
+DEATH_NOTICE_S = 10.0
+"""How long Ray may take to say that a rank is dead, once its peers have lost their connection to it."""
 
 
 class LearnerActor:
@@ -128,17 +132,31 @@ class RayLearnerGroup:
         await self._all("export", folder)
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """One collective call. Raises the first failure, or TimeoutError naming the call after `learner.timeout_s`."""
+        """One collective call.
+
+        Raises the first failure, or `RoleLost` naming the ranks that died, or those that did not answer within
+        `learner.timeout_s`.
+        """
         calls = [asyncio.ensure_future(_wait(getattr(rank, method).remote(*arguments))) for rank in self._ranks]
         done, pending = await asyncio.wait(calls, timeout=self._timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        if pending and any(call.exception() for call in done):
+            # A dead rank's peers fail first, with an error of their own about a broken connection: ask who died.
+            _, pending = await asyncio.wait(pending, timeout=DEATH_NOTICE_S, return_when=asyncio.FIRST_EXCEPTION)
         for call in pending:
             call.cancel()
-        for call in done:
-            call.result()
+        ended = {rank: call.exception() for rank, call in enumerate(calls) if call not in pending}
+        failed = {rank: error for rank, error in ended.items() if error is not None}
+        dead = {rank: reason(error) for rank, error in failed.items() if describe_loss(error)}
+        if dead:
+            ranks = ", ".join(map(str, dead))
+            raise RoleLost(f"learner rank {ranks} was lost in {method!r} ({next(iter(dead.values()))})")
+        for error in failed.values():
+            raise error
         if pending:
-            raise TimeoutError(
-                f"{len(pending)} of {len(calls)} learner ranks did not finish {method!r} within "
-                f"{self._timeout_s:g} s; raise learner.timeout_s if the work is that long"
+            silent = ", ".join(str(rank) for rank, call in enumerate(calls) if call in pending)
+            raise RoleLost(
+                f"learner rank {silent} (of {len(calls)}) did not finish {method!r} within {self._timeout_s:g} s; "
+                "raise learner.timeout_s if the work is that long"
             )
         return [call.result() for call in calls]
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from v05ray import layout
 from v05ray.actors.generator import RayGenerator
@@ -30,10 +30,9 @@ async def start_all(
     config: Config, tracker: Tracker, *, cache: Path, note: Callable[[str], None]
 ) -> AsyncIterator[Roles]:
     """Every actor a training run needs, up and wired. `cache` keeps the value model's embeddings between runs."""
-    groups = await reserve(layout.roles(config), wait_s=config.cluster.wait_s)
-    learners = RayLearnerGroup(config, groups["learner"])
-    values = _values(config, groups["value"], cache) if config.value.enabled else None
-    async with _inference(config, groups) as (scheduler, rewards):
+    async with _reserved(config, layout.roles(config)) as groups, _inference(config, groups) as (scheduler, rewards):
+        learners = RayLearnerGroup(config, groups["learner"])
+        values = _values(config, groups["value"], cache) if config.value.enabled else None
         choice, _, _, lives = await asyncio.gather(
             values.describe() if values else asyncio.sleep(0), rewards.ready(), learners.setup(), scheduler.start()
         )
@@ -47,10 +46,20 @@ async def start_all(
 async def start_inference(config: Config) -> AsyncIterator[tuple[RayScheduler, RayRewardPool]]:
     """What evaluation needs: generators, their scheduler, the reward pool."""
     asked = [role for role in layout.roles(config) if role.name.startswith(INFERENCE)]
-    groups = await reserve(asked, wait_s=config.cluster.wait_s)
-    async with _inference(config, groups) as (scheduler, rewards):
+    async with _reserved(config, asked) as groups, _inference(config, groups) as (scheduler, rewards):
         await asyncio.gather(rewards.ready(), scheduler.start())
         yield scheduler, rewards
+
+
+@contextlib.asynccontextmanager
+async def _reserved(config: Config, roles: Sequence[layout.Role]) -> AsyncIterator[dict[str, PlacementGroup]]:
+    """The roles' places; whoever still is in one of them is killed at the end, so that a next start finds them free."""
+    groups = await reserve(roles, wait_s=config.cluster.wait_s)
+    try:
+        yield groups
+    finally:
+        for group in groups.values():
+            remove_placement_group(group)
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,25 @@
+"""What the launcher decides by itself; that it works is shown on real runs (tests/e2e, tests/chaos)."""
+
+import pytest
+
+from v05ray.launch import Restarts
+from v05ray.registry import RunError
+
+
+def test_restarts_in_a_row_are_limited_and_progress_forgives_them():
+    restarts = Restarts(limit=2)
+    restarts.count(5, "learner rank 0 was lost")
+    restarts.count(4, "learner rank 0 was lost")  # lost again on the way back
+    assert restarts.in_a_row == 2
+    restarts.count(6, "the scheduler is gone")  # step 6 got done: it does recover
+    assert (restarts.in_a_row, restarts.total) == (1, 3)
+    restarts.count(6, "the scheduler is gone")
+    with pytest.raises(
+        RunError, match="the scheduler is gone, after 2 fresh starts that got no further; mend the cause"
+    ):
+        restarts.count(6, "the scheduler is gone")
+
+
+def test_without_restarts_the_first_loss_is_the_end():
+    with pytest.raises(RunError, match=r"learner rank 1 was lost; .* raise run.max_restarts \(now 0\)"):
+        Restarts(limit=0).count(3, "learner rank 1 was lost")

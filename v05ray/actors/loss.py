@@ -1,0 +1,51 @@
+"""Which errors mean that an actor or its node is gone, so that fresh actors can go on from the newest checkpoint."""
+
+import re
+
+from ray.exceptions import (
+    ActorDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from v05ray.ports import RoleLost
+from v05ray.scheduling.pool import NoGeneratorLeft
+
+_CLASS = re.compile(r"class_name: (\w+)")
+_CREATION = "error raised in its creation task"
+
+
+def describe_loss(error: BaseException) -> str | None:
+    """What was lost, in a few words; None for an error that fresh actors would only meet again.
+
+    An actor whose constructor raised is no loss but a fault of code or config: it would raise again.
+    """
+    if isinstance(error, RayTaskError):
+        return describe_loss(error.cause) if isinstance(error.cause, Exception) else None
+    if isinstance(error, RoleLost | NoGeneratorLeft):
+        return str(error)
+    if isinstance(error, ActorDiedError) and _CREATION in str(error):
+        return None
+    if isinstance(error, RayActorError):
+        named = _CLASS.search(str(error))
+        return f"{_words(named[1]) if named else 'an actor'} is gone ({reason(error)})"
+    if isinstance(error, ObjectLostError | NodeDiedError | WorkerCrashedError):
+        return f"what a lost process held is gone ({reason(error)})"
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """The error's kind, and Ray's own words on the cause where it has some."""
+    said = str(error)
+    for pattern in (r"(?:Worker exit type: \w+ )?Worker exit detail: ([^\n.]+)", r"cause: ([^\n.]+)"):
+        if found := re.search(pattern, said):
+            return f"{type(error).__name__}: {found[1].strip()}"
+    return type(error).__name__
+
+
+def _words(class_name: str) -> str:
+    """`SchedulerActor` -> `the scheduler`."""
+    return "the " + re.sub(r"(?<!^)(?=[A-Z])", " ", class_name.removesuffix("Actor")).lower()
