@@ -147,6 +147,10 @@ class GeneratorsConfig(Section):
     """Share of GPU memory the engine takes."""
     draw_timeout_s: float = Field(default=600.0, gt=0)
     """A draw that takes longer is taken from its generator and given to another one, in seconds."""
+    load_timeout_s: float = Field(default=600.0, gt=0)
+    """A generator that takes longer to load new weights is restarted, in seconds."""
+    start_timeout_s: float = Field(default=1800.0, gt=0)
+    """A generator whose engine takes longer to start is given up, in seconds."""
     shards: int = Field(default=1, ge=1)
     """Actors that draw and score, each through its share of the generators, under the one scheduler that decides; more
     than 1 where many generators together finish more than a few thousand rollouts per second."""

@@ -7,6 +7,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup
 
+from v05ray.actors.loss import reason
 from v05ray.actors.placement import on
 from v05ray.config import Config
 from v05ray.ports import GeneratorLost, Weights
@@ -98,14 +99,17 @@ class RayGenerator:
         return await self._ask("load_weights", weights)
 
     async def _ask(self, method: str, *arguments: Any) -> Any:
-        """One call of the actor; its death is `GeneratorLost`, an error in its code stays what it is."""
+        """One call of the actor; its death is `GeneratorLost`, and so is a failed start or weight update.
+
+        An error in the code of a draw stays what it is: another generator would only meet it too.
+        """
         from v05ray.generation.engine import EngineDead
 
         try:
             return await getattr(self._actor, method).remote(*arguments)
         except (RayActorError, GetTimeoutError) as error:
-            raise GeneratorLost(f"{self._id}: {type(error).__name__}") from error
+            raise GeneratorLost(f"{self._id}: {reason(error)}") from error
         except RayTaskError as error:
-            if isinstance(error.cause, EngineDead):
-                raise GeneratorLost(f"{self._id}: {error.cause}") from error
+            if isinstance(error.cause, EngineDead) or method in ("ready", "load_weights"):
+                raise GeneratorLost(f"{self._id}: {error.cause!r}") from error
             raise

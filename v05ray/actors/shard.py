@@ -39,6 +39,8 @@ def local_drawing(config: Config, rewards: RewardPool):
 
     pool = GeneratorPool(
         draw_timeout_s=config.generators.draw_timeout_s,
+        load_timeout_s=config.generators.load_timeout_s,
+        start_timeout_s=config.generators.start_timeout_s,
         max_outstanding_seqs=QUEUE_FACTOR * config.generators.max_num_seqs,
     )
     return LocalDrawing(pool, rewards)

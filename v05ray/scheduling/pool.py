@@ -65,9 +65,16 @@ class GeneratorPool:
     """Load balancing, weight versions and recovery over any number of generators."""
 
     def __init__(
-        self, *, draw_timeout_s: float, load_timeout_s: float = 600.0, max_outstanding_seqs: int | None = None
+        self,
+        *,
+        draw_timeout_s: float,
+        load_timeout_s: float = 600.0,
+        start_timeout_s: float = 1800.0,
+        max_outstanding_seqs: int | None = None,
     ) -> None:
-        """`max_outstanding_seqs` holds back what a replica could only queue: later draws then go where there is room
+        """A replica that takes longer than its timeout over a draw, a weight update or its start is restarted.
+
+        `max_outstanding_seqs` holds back what a replica could only queue: later draws then go where there is room
         by then, and a lost replica loses less. None holds nothing back."""
         self._max_outstanding_seqs = max_outstanding_seqs
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -75,6 +82,8 @@ class GeneratorPool:
         self._tickets = itertools.count()
         self._draw_timeout_s = draw_timeout_s
         self._load_timeout_s = load_timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._last_failure = "none was ever started"
         self._replicas: dict[str, _Replica] = {}
         self._weights: Weights | None = None
         self._changed = asyncio.Condition()
@@ -172,9 +181,12 @@ class GeneratorPool:
     async def abort(self, prompt_id: str) -> None:
         """Ends a prompt's work wherever it is; its draws must have been cancelled before."""
         live = [r.generator for r in self._replicas.values() if r.life in (Life.READY, Life.DRAINING)]
-        answers = await asyncio.gather(*(generator.abort(prompt_id) for generator in live), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException) and not isinstance(answer, GeneratorLost):
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(generator.abort(prompt_id), self._draw_timeout_s) for generator in live),
+            return_exceptions=True,
+        )
+        for answer in answers:  # one that is gone or frozen does no work; its next draw will tell
+            if isinstance(answer, BaseException) and not isinstance(answer, GeneratorLost | TimeoutError):
                 raise answer
 
     async def load_weights(self, weights: Weights) -> None:
@@ -242,7 +254,10 @@ class GeneratorPool:
 
     def _require_hope(self) -> None:
         if not self._hope():
-            raise NoGeneratorLeft(f"no generator is left of {len(self._replicas)}; see the generators' logs")
+            raise NoGeneratorLeft(
+                f"no generator is left of {len(self._replicas)} (the last to fail: {self._last_failure}); "
+                "see the generators' logs"
+            )
 
     def _lose(self, replica: _Replica, request: DrawRequest, why: object) -> None:
         self.num_lost_draws += len(request.sample_indices)
@@ -251,7 +266,7 @@ class GeneratorPool:
             replica.generator.generator_id,
             len(request.sample_indices),
             request.prompt_id,
-            why,
+            str(why) or f"no answer within {self._draw_timeout_s:g} s",
         )
         if replica.life is Life.READY:  # the first of its draws to notice restarts it
             self._live(replica, Life.STARTING)
@@ -262,12 +277,13 @@ class GeneratorPool:
             if restart:
                 replica.num_failures += 1
                 if replica.num_failures > MAX_RESTARTS:
-                    raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row")
+                    raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row, last: {self._last_failure}")
                 self.num_restarts += 1
                 await replica.generator.restart()
-            await replica.generator.ready()
-        except GeneratorLost as error:
-            log.error("%s is gone: %s", replica.generator.generator_id, error)
+            await asyncio.wait_for(replica.generator.ready(), self._start_timeout_s)
+        except (GeneratorLost, TimeoutError) as error:
+            self._last_failure = str(error) or f"its start took longer than {self._start_timeout_s:g} s"
+            log.error("%s is gone: %s", replica.generator.generator_id, self._last_failure)
             await self._set(replica, Life.GONE)
             return
         await self._set(replica, Life.STALE)
@@ -280,7 +296,9 @@ class GeneratorPool:
             while self._weights is not None and loaded != self._weights.version:
                 loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
-            log.warning("%s failed to load version %d (%s)", replica.generator.generator_id, self._version, error)
+            self._last_failure = str(error) or f"a weight update took longer than {self._load_timeout_s:g} s"
+            name = replica.generator.generator_id
+            log.warning("%s failed to load version %d (%s)", name, self._version, self._last_failure)
             await self._set(replica, Life.STARTING)
             await self._bring_up(replica, restart=True)
             return

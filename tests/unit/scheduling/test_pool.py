@@ -221,3 +221,45 @@ async def test_losing_the_last_generator_ends_those_who_wait_for_it():
     results = await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(4)), return_exceptions=True)
     assert any(isinstance(result, PoolExhausted) for result in results)
     assert pool.outstanding_tokens == 0
+
+
+async def test_a_start_and_an_update_that_hang_are_given_up_at_their_timeouts():
+    class Frozen(FakeGenerator):
+        async def ready(self) -> None:
+            await asyncio.Event().wait()
+
+    living = FakeGenerator(REWARDS, "living")
+    pool = await started(Frozen(REWARDS, "frozen"), living, start_timeout_s=0.05)
+    assert pool.lives() == {"frozen": Life.GONE, "living": Life.READY}
+
+    class Stuck(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            if not self.loaded:
+                self.loaded.append(weights)
+                await asyncio.Event().wait()
+            return await super().load_weights(weights)
+
+    stuck = Stuck(REWARDS, "stuck", restarts=True)
+    pool = await started(stuck, load_timeout_s=0.05)
+    await pool.load_weights(Weights(1, None, 0))
+    assert (pool.num_restarts, stuck.version) == (1, 1)
+    assert pool.lives() == {"stuck": Life.READY}
+
+
+async def test_a_frozen_generator_holds_no_abort_up():
+    class Frozen(FakeGenerator):
+        async def abort(self, prompt_id: str) -> None:
+            await asyncio.Event().wait()
+
+    pool = await started(Frozen(REWARDS, "frozen"), draw_timeout_s=0.05)
+    await asyncio.wait_for(pool.abort("p0"), 2.0)
+
+
+async def test_the_last_failure_is_told_when_none_is_left():
+    class Refusing(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            raise GeneratorLost("g: ValueError('bucket 3 does not fit')")
+
+    pool = await started(Refusing(REWARDS, "g", restarts=True))
+    with pytest.raises(PoolExhausted, match=r"bucket 3 does not fit.*see the generators' logs"):
+        await pool.load_weights(Weights(1, None, 0))
