@@ -58,11 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     from v05ray.replay.cli import add_parsers as add_replay_parsers
+    from v05ray.scale_cli import add_parsers as add_scale_parsers
     from v05ray.simulate_cli import add_parser as add_simulate_parser
     from v05ray.submit.cli import add_parsers as add_submit_parsers
     from v05ray.value.cli import add_parser as add_value_parser
 
     add_replay_parsers(commands)
+    add_scale_parsers(commands)
     add_simulate_parser(commands)
     add_submit_parsers(commands)
     add_value_parser(commands)

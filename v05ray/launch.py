@@ -19,7 +19,7 @@ import yaml
 
 from v05ray import layout
 from v05ray.actors.loss import describe_loss
-from v05ray.actors.placement import nodes
+from v05ray.actors.placement import node_types, nodes
 from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
@@ -192,10 +192,10 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
 
 
 def check_resources_or_wait(config: Config) -> None:
-    """On a joined cluster a shortfall may still be mended by its autoscaler, so it is only said; `reserve` waits."""
-    reason = layout.shortfall(layout.roles(config), nodes())
-    if reason:
-        log.warning("%s; waiting up to %g s for the cluster to grow", reason, config.cluster.wait_s)
+    """Says what a joined cluster lacks and what its autoscaler may bring; `reserve` waits for it, or refuses."""
+    look = layout.outlook(layout.roles(config), nodes(), node_types())
+    if look.text:
+        log.warning("%s; waiting up to %g s for the cluster to grow", look.text, config.cluster.wait_s)
 
 
 @dataclass
@@ -261,7 +261,7 @@ class _Training:
         config, progress = self._config, self._progress
         progress.note("starting the actors")
         cache = self._folder.path.parent / "embeddings.sqlite"
-        async with start_all(config, self._tracker, cache=cache, note=progress.note) as roles:
+        async with start_all(config, self._tracker, cache=cache, folder=self._folder.path, note=progress.note) as roles:
             self._trainer = trainer = self._make_trainer(roles)
             latest = self._checkpoints.latest()
             if latest is None:

@@ -4,7 +4,8 @@ Every generator replica is a placement group of its own, so replicas come and go
 gang; the value pool, the reward pool and the scheduler have groups of their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,29 @@ class Node:
 
     name: str
     resources: Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class NodeType:
+    """A kind of machine that an autoscaler may bring."""
+
+    name: str
+    resources: Bundle
+    most: int
+    """So many it may have at a time."""
+
+
+Verdict = Literal["fits", "coming", "never", "unknown"]
+"""There is room | an autoscaler can bring it | not even all it may bring is enough | nobody knows what may come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Whether what is asked for will find room."""
+
+    verdict: Verdict
+    text: str
+    """One sentence: who has no room, what is asked, present and obtainable, and the fix. Empty where all fits."""
 
 
 def _bundle(num_cpus: float, num_gpus: float = 0.0) -> Bundle:
@@ -75,12 +99,7 @@ def roles(config: Config) -> tuple[Role, ...]:
 
 def total(asked: Sequence[Role]) -> dict[str, float]:
     """Sum over all bundles, by resource."""
-    summed: dict[str, float] = {}
-    for role in asked:
-        for bundle in role.bundles:
-            for resource, amount in bundle.items():
-                summed[resource] = summed.get(resource, 0.0) + amount
-    return summed
+    return _sum(bundle for role in asked for bundle in role.bundles)
 
 
 def place(asked: Sequence[Role], nodes: Sequence[Node]) -> tuple[dict[str, list[str]], list[Role]]:
@@ -102,10 +121,9 @@ def place(asked: Sequence[Role], nodes: Sequence[Node]) -> tuple[dict[str, list[
 
 def _place_role(role: Role, free: dict[str, dict[str, float]]) -> list[str] | None:
     """Takes the role's bundles from `free`, or leaves `free` untouched and returns None."""
-    groups = [[total([role])]] if role.strategy == "STRICT_PACK" else [[dict(b)] for b in role.bundles]
     taken: list[tuple[str, Bundle]] = []
-    for (need,) in groups:
-        node = next((n for n, have in free.items() if all(have.get(r, 0) + 1e-9 >= a for r, a in need.items())), None)
+    for need in _units(role):
+        node = next((name for name, have in free.items() if _holds(have, need)), None)
         if node is None:
             for name, bundle in taken:
                 for resource, amount in bundle.items():
@@ -122,12 +140,90 @@ def shortfall(asked: Sequence[Role], nodes: Sequence[Node]) -> str | None:
     _, unplaced = place(asked, nodes)
     if not unplaced:
         return None
-    want, have = total(asked), {}
-    for node in nodes:
-        for resource, amount in node.resources.items():
-            have[resource] = have.get(resource, 0.0) + amount
-    figures = ", ".join(f"{r}: asked {a:g}, present {have.get(r, 0):g}" for r, a in sorted(want.items()))
-    names = ", ".join(role.name for role in unplaced)
-    return (
-        f"no room for {names} ({figures}); lower generators.count, *.num_cpus or *.num_gpus, or join a larger cluster"
+    figures = _figures(total(asked), {"present": _sum(node.resources for node in nodes)})
+    return f"no room for {', '.join(role.name for role in unplaced)} ({figures}); {_FIX}"
+
+
+def outlook(
+    asked: Sequence[Role],
+    nodes: Sequence[Node],
+    types: Sequence[NodeType] | None,
+    *,
+    unplaced: Sequence[Role] | None = None,
+) -> Outlook:
+    """What will become of `asked` on `nodes` and what an autoscaler can add; `types` None: nobody knows what that is.
+
+    `never` is said only where it can be proved: more bundles than places for them, or a sum that is not reached.
+    `unplaced` are those of `asked` that have no place, where somebody knows; else they are found out.
+    """
+    if unplaced is None:
+        _, unplaced = place(asked, nodes)
+    if not unplaced:
+        return Outlook("fits", "")
+    lacking = f"no room for {', '.join(role.name for role in unplaced)}"
+    if types is None:
+        figures = _figures(total(asked), {"present": _sum(node.resources for node in nodes)})
+        return Outlook("unknown", f"{lacking} ({figures}), unless an autoscaler brings more; {_FIX}")
+    more = [Node(t.name, t.resources) for t in types for _ in range(max(0, t.most - _there(t, nodes)))]
+    present, obtainable = (_sum(node.resources for node in group) for group in (nodes, more))
+    figures = _figures(total(asked), {"present": present, "obtainable": obtainable})
+    for role in unplaced:
+        for need in _units(role):
+            slots = sum(_slots(node.resources, need) for node in (*nodes, *more))
+            if slots == 0:
+                return Outlook("never", f"no node, present or obtainable, holds {role.name} ({_amounts(need)}); {_FIX}")
+            alike = sum(unit == need for other in asked for unit in _units(other))
+            if slots < alike:
+                return Outlook("never", f"{lacking} ({figures}): {slots} such places for {alike} at most; {_FIX}")
+    short = {r: a - present.get(r, 0) - obtainable.get(r, 0) for r, a in total(asked).items()}
+    short = {resource: amount for resource, amount in short.items() if amount > 1e-9}
+    if short:
+        return Outlook("never", f"{lacking} ({figures}): {_amounts(short)} short at the cluster's largest; {_FIX}")
+    named = [Node(f"{node.name} {index}", node.resources) for index, node in enumerate(more)]
+    placed, _ = place(unplaced, named)
+    kinds = Counter(name.rpartition(" ")[0] for name in {name for names in placed.values() for name in names})
+    coming = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "other nodes"
+    return Outlook("coming", f"{lacking} yet ({figures}): nodes are coming ({coming})")
+
+
+_FIX = "lower generators.count, *.num_cpus or *.num_gpus, or take a larger cluster"
+
+
+def _units(role: Role) -> list[Bundle]:
+    """What has to be on one node each."""
+    return [total([role])] if role.strategy == "STRICT_PACK" else list(role.bundles)
+
+
+def _holds(resources: Bundle, need: Bundle) -> bool:
+    return all(resources.get(resource, 0) + 1e-9 >= amount for resource, amount in need.items())
+
+
+def _slots(resources: Bundle, need: Bundle) -> int:
+    """How often `need` fits on one node."""
+    return int(min(resources.get(resource, 0) / amount + 1e-9 for resource, amount in need.items() if amount))
+
+
+def _there(kind: NodeType, nodes: Sequence[Node]) -> int:
+    """Nodes that look as if they were of this type; their memory is not compared, for each measures its own."""
+    told = {r: a for r, a in kind.resources.items() if "memory" not in r}
+    return sum(all(node.resources.get(r) == a for r, a in told.items()) for node in nodes)
+
+
+def _sum(bundles: Iterable[Bundle]) -> dict[str, float]:
+    summed: dict[str, float] = {}
+    for bundle in bundles:
+        for resource, amount in bundle.items():
+            summed[resource] = summed.get(resource, 0.0) + amount
+    return summed
+
+
+def _figures(asked: Bundle, having: Mapping[str, Bundle]) -> str:
+    return "; ".join(
+        f"{resource}: "
+        + ", ".join(f"{n} {a:g}" for n, a in [("asked", amount), *((n, h.get(resource, 0)) for n, h in having.items())])
+        for resource, amount in sorted(asked.items())
     )
+
+
+def _amounts(bundle: Bundle) -> str:
+    return ", ".join(f"{resource} {amount:g}" for resource, amount in sorted(bundle.items()))

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from v05ray.config_files import make_config
-from v05ray.layout import Node, Role, place, roles, shortfall, total
+from v05ray.layout import Node, NodeType, Outlook, Role, outlook, place, roles, shortfall, total
 
 CONFIG = make_config(
     {
@@ -62,3 +66,55 @@ def test_node_types_are_asked_for_by_their_own_resource_where_that_is_wanted():
     assert asked["learner"]["learner"] == asked["value"]["value"] == 0.001
     assert asked["scheduler"] == {"CPU": 0.25}
     assert all("generator" not in role.bundles[0] for role in roles(CONFIG))
+
+
+HEAD = Node("head", {"CPU": 2, "head": 1, "memory": 1e9})
+GENERATORS = NodeType("generator", {"CPU": 1, "generator": 1, "memory": 2e9}, most=3)
+PAIR = (Role("learner", ({"CPU": 2},), "PACK"), *(Role(f"generator-{i}", ({"CPU": 1},), "STRICT_PACK") for i in (0, 1)))
+
+
+def test_nodes_that_an_autoscaler_can_bring_are_told_from_what_can_never_fit():
+    assert outlook(PAIR, [HEAD], [GENERATORS]) == Outlook(
+        "coming",
+        "no room for generator-0, generator-1 yet (CPU: asked 4, present 2, obtainable 3): "
+        "nodes are coming (2 generator)",
+    )
+    few = replace(GENERATORS, most=1)
+    assert outlook(PAIR, [HEAD], [few]).verdict == "never"
+    assert "CPU 1 short at the cluster's largest" in outlook(PAIR, [HEAD], [few]).text
+    giant = Role("giant", ({"CPU": 3},), "PACK")
+    never = outlook([giant], [HEAD], [GENERATORS])
+    assert (never.verdict, never.text.split(";")[0]) == (
+        "never",
+        "no node, present or obtainable, holds giant (CPU 3)",
+    )
+
+
+def test_a_type_that_is_there_to_the_last_node_brings_no_more():
+    there = [HEAD, *(Node(f"g{i}", {**GENERATORS.resources, "memory": 5e8}) for i in range(3))]
+    four = [Role(f"generator-{i}", ({"CPU": 1, "generator": 0.001},), "STRICT_PACK") for i in range(4)]
+    assert outlook(four[:3], there, [GENERATORS]) == Outlook("fits", "")
+    assert outlook(four, there, [GENERATORS]).verdict == "never"
+    assert outlook(four, there[:2], [replace(GENERATORS, most=4)]).verdict == "coming"
+
+
+def test_without_knowledge_of_node_types_neither_is_claimed():
+    unknown = outlook(PAIR, [HEAD], None)
+    assert unknown.verdict == "unknown"
+    assert "unless an autoscaler brings more" in unknown.text
+
+
+amounts = st.fixed_dictionaries({"CPU": st.integers(1, 4), "GPU": st.integers(0, 2)})
+machines = st.lists(amounts, max_size=4)
+
+
+@given(machines, st.lists(st.tuples(amounts, st.integers(0, 3)), max_size=3), st.lists(amounts, min_size=1, max_size=5))
+def test_never_is_never_said_of_what_the_largest_cluster_holds(present, types, asked):
+    nodes = [Node(f"n{i}", resources) for i, resources in enumerate(present)]
+    kinds = [NodeType(f"t{i}", resources, most) for i, (resources, most) in enumerate(types)]
+    roles_asked = [Role(f"r{i}", (bundle,), "PACK") for i, bundle in enumerate(asked)]
+    verdict = outlook(roles_asked, nodes, kinds).verdict
+    whole = [*nodes, *(Node(f"{k.name}-{i}", k.resources) for k in kinds for i in range(max(0, k.most - len(nodes))))]
+    if not place(roles_asked, whole)[1]:
+        assert verdict in ("fits", "coming")
+    assert (verdict == "fits") == (not place(roles_asked, nodes)[1])

@@ -2,12 +2,17 @@
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
+import yaml
+from ray._private.state import state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from v05ray.layout import Node, Role, shortfall, total
+from v05ray.layout import Node, NodeType, Role, outlook, place, total
 from v05ray.registry import ConfigError
 
 
@@ -16,17 +21,52 @@ def nodes() -> list[Node]:
     return [Node(n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
+def node_types() -> list[NodeType] | None:
+    """What the cluster's autoscaler may bring; None where that cannot be known from here.
+
+    Some platforms tell the cluster itself. Else the autoscaler's own configuration is read, if it runs on this machine,
+    which is the head for a submitted job; under KubeRay it runs in another container, and nothing is known.
+    """
+    told = state.get_cluster_config()
+    if told is not None:
+        return [NodeType(group.name, dict(group.resources), group.max_count) for group in told.node_group_configs]
+    config = _autoscaler_config(ray.get_runtime_context().gcs_address)
+    if config is None:
+        return None
+    kinds = config.get("available_node_types") or {}
+    return [
+        NodeType(name, kind["resources"], kind.get("max_workers", config.get("max_workers", 0)))
+        for name, kind in kinds.items()
+        if name != config.get("head_node_type") and kind.get("resources")
+    ]
+
+
+def _autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
+    """The file that the autoscaler of that cluster was started with, if it runs on this machine."""
+    for process in psutil.process_iter():
+        try:
+            options = dict(part.removeprefix("--").split("=", 1) for part in process.cmdline() if "=" in part)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue  # another user's, or gone meanwhile
+        path = options.get("autoscaling-config")
+        if path and options.get("gcs-address") == gcs_address and Path(path).is_file():
+            return yaml.safe_load(Path(path).read_text())  # JSON is YAML
+    return None
+
+
 async def reserve(roles: Sequence[Role], *, wait_s: float) -> dict[str, PlacementGroup]:
     """One placement group per role, all of them ready.
 
     Raises:
-        ConfigError: after `wait_s` seconds, naming the roles without a place, what was asked and what is there.
+        ConfigError: at once for what can never fit, else after `wait_s` seconds; names the roles without a place, what
+            was asked, what is there and what may come.
     """
-    groups = {
-        role.name: placement_group([dict(b) for b in role.bundles], strategy=role.strategy, name=role.name)
-        for role in roles
-    }
-    pending = {name: asyncio.ensure_future(_ready(group)) for name, group in groups.items()}
+    types = node_types()
+    look = outlook(roles, nodes(), types)
+    if look.verdict == "never":
+        raise ConfigError(look.text)
+    groups = {role.name: ask(role) for role in roles}
+    pending = {name: asyncio.ensure_future(until_placed(group)) for name, group in groups.items()}
     done, late = await asyncio.wait(pending.values(), timeout=wait_s)
     if not late:
         for task in done:
@@ -37,14 +77,30 @@ async def reserve(roles: Sequence[Role], *, wait_s: float) -> dict[str, Placemen
         task.cancel()
     for group in groups.values():
         remove_placement_group(group)
-    reason = shortfall(roles, nodes()) or (
-        f"no place for {', '.join(role.name for role in unplaced)} (asked {total(roles)}): "
-        "other jobs hold the cluster's resources; free them or raise cluster.wait_s"
-    )
-    raise ConfigError(f"after {wait_s:g} s: {reason}")
+    raise ConfigError(f"after {wait_s:g} s: {_why(roles, unplaced, types)}")
 
 
-async def _ready(group: PlacementGroup) -> None:
+def _why(roles: Sequence[Role], unplaced: Sequence[Role], types: Sequence[NodeType] | None) -> str:
+    """Why Ray has found no place for some roles."""
+    present = nodes()
+    if not place(roles, present)[1]:
+        return (
+            f"no place for {', '.join(role.name for role in unplaced)} (asked {total(unplaced)}): "
+            "other jobs hold the cluster's resources; free them or raise cluster.wait_s"
+        )
+    look = outlook(roles, present, types, unplaced=unplaced)
+    if look.verdict == "coming":
+        return f"{look.text}, but have not come; see the autoscaler's monitor.log on the head, or raise cluster.wait_s"
+    return look.text
+
+
+def ask(role: Role) -> PlacementGroup:
+    """A placement group that may have to wait for nodes."""
+    return placement_group([dict(b) for b in role.bundles], strategy=role.strategy, name=role.name)
+
+
+async def until_placed(group: PlacementGroup) -> None:
+    """Returns when every bundle has its node."""
     await group.ready()
 
 

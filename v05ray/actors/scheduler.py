@@ -7,6 +7,8 @@ from typing import Any
 from v05ray.config import Config
 from v05ray.ports import BatchRequest, Generator, RewardPool, Weights
 from v05ray.scheduling.drawing import Drawing
+from v05ray.scheduling.fleet import Seen
+from v05ray.scheduling.scaling import check_wanted
 from v05ray.types import DrawRequest, Rollout, RolloutGroup
 
 
@@ -31,13 +33,33 @@ class SchedulerActor:
         else:
             self._drawing = Shards(start_shards(config, rewards, shard_places))
         self._scheduler = RolloutScheduler(self._drawing, config.budget, seed=config.run.seed)
-        self._generators = generators
+        self._generators, self._config = generators, config.generators
+        self._asked: int | None = None
 
     async def start(self) -> dict[str, str]:
         """Brings the generators up; returns every one's state once none is on its way any more."""
         self._drawing.add(self._generators)
         await self._drawing.until_ready()
         return {name: life.value for name, life in (await self._drawing.status()).lives.items()}
+
+    async def look(self) -> Seen:
+        """For the fleet."""
+        status = await self._drawing.status()
+        asked, self._asked = self._asked, None
+        return Seen(status.load, status.lives, self._drawing.version, asked)
+
+    async def add(self, generator: Generator) -> None:
+        """Takes a replica in."""
+        self._drawing.add([generator])
+
+    async def drain(self, generator_id: str) -> None:
+        """Gives a replica no more work and returns when it has finished what it had."""
+        await self._drawing.drain(generator_id)
+
+    async def ask(self, num_generators: int) -> None:
+        """A person wants so many generators. Raises `ConfigError` for a number that the run does not allow."""
+        check_wanted(self._config, num_generators)
+        self._asked = num_generators
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups, streamed."""
@@ -66,7 +88,7 @@ class SchedulerActor:
 
 
 class RayScheduler:
-    """Implements `ports.Scheduler` over the actor."""
+    """Implements `ports.Scheduler` and `scheduling.fleet.Pool` over the actor."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -74,6 +96,18 @@ class RayScheduler:
     async def start(self) -> dict[str, str]:
         """Waits for the generators."""
         return await self._actor.start.remote()
+
+    async def look(self) -> Seen:
+        """For the fleet."""
+        return await self._actor.look.remote()
+
+    async def add(self, generator: Generator) -> None:
+        """Takes a replica in."""
+        await self._actor.add.remote(generator)
+
+    async def drain(self, generator_id: str) -> None:
+        """Gives a replica no more work and returns when it has finished what it had."""
+        await self._actor.drain.remote(generator_id)
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups, each as soon as it is sealed."""

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from v05ray import layout
+from v05ray.actors.elastic import Address, RayPlaces, elastic
 from v05ray.actors.generator import RayGenerator
 from v05ray.actors.learner import RayLearnerGroup
 from v05ray.actors.placement import on, reserve
@@ -27,10 +28,17 @@ INFERENCE = ("scheduler", "rewards", "generator-")
 
 @contextlib.asynccontextmanager
 async def start_all(
-    config: Config, tracker: Tracker, *, cache: Path, note: Callable[[str], None]
+    config: Config, tracker: Tracker, *, cache: Path, folder: Path, note: Callable[[str], None]
 ) -> AsyncIterator[Roles]:
-    """Every actor a training run needs, up and wired. `cache` keeps the value model's embeddings between runs."""
-    async with _reserved(config, layout.roles(config)) as groups, _inference(config, groups) as (scheduler, rewards):
+    """Every actor a training run needs, up and wired, and as many generators as are wanted from then on.
+
+    `cache` keeps the value model's embeddings between runs; `folder` is the run's, which tells how it is.
+    """
+    address = Address.of(folder)
+    async with (
+        _reserved(config, layout.roles(config)) as groups,
+        _inference(config, groups, address) as (scheduler, rewards),
+    ):
         learners = RayLearnerGroup(config, groups["learner"])
         values = _values(config, groups["value"], cache) if config.value.enabled else None
         choice, _, _, lives = await asyncio.gather(
@@ -39,7 +47,9 @@ async def start_all(
         if choice:
             note(choice)
         note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
-        yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
+        places = RayPlaces(config, groups)
+        async with elastic(config, scheduler, places, list(lives), folder=folder, address=address):
+            yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
 
 
 @contextlib.asynccontextmanager
@@ -64,7 +74,7 @@ async def _reserved(config: Config, roles: Sequence[layout.Role]) -> AsyncIterat
 
 @contextlib.asynccontextmanager
 async def _inference(
-    config: Config, groups: Mapping[str, PlacementGroup]
+    config: Config, groups: Mapping[str, PlacementGroup], address: Address | None = None
 ) -> AsyncIterator[tuple[RayScheduler, RayRewardPool]]:
     reward_actor: Any = (
         ray.remote(RewardActor)
@@ -82,7 +92,12 @@ async def _inference(
     place = groups["scheduler"]
     scheduler_actor: Any = (
         ray.remote(SchedulerActor)
-        .options(num_cpus=layout.SCHEDULER_CPUS, max_concurrency=10_000, scheduling_strategy=on(place))
+        .options(
+            num_cpus=layout.SCHEDULER_CPUS,
+            max_concurrency=10_000,
+            scheduling_strategy=on(place),
+            **({"name": address.name, "namespace": address.namespace} if address else {}),
+        )
         .remote(config, rewards, generators, [on(place, 1 + i) for i in range(layout.num_shard_actors(config))])
     )
     try:

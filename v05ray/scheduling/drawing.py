@@ -12,6 +12,7 @@ from typing import Protocol
 
 from v05ray.ports import Generator, RewardPool, Weights
 from v05ray.scheduling.pool import GeneratorPool, Life
+from v05ray.scheduling.scaling import Load
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 
@@ -25,6 +26,8 @@ class DrawingStatus:
     """Upper bound of the tokens the generators still have to process."""
     num_lost_draws: int
     num_restarts: int
+    load: Load
+    """For the scaling policy."""
 
 
 class Drawing(Protocol):
@@ -115,4 +118,4 @@ class LocalDrawing:
     async def status(self) -> DrawingStatus:
         """The pool's."""
         pool = self._pool
-        return DrawingStatus(pool.lives(), pool.outstanding_tokens, pool.num_lost_draws, pool.num_restarts)
+        return DrawingStatus(pool.lives(), pool.outstanding_tokens, pool.num_lost_draws, pool.num_restarts, pool.load())

@@ -112,6 +112,15 @@ class LoadMeter:
         self._last = now
 
 
+def check_wanted(config: GeneratorsConfig, wanted: int) -> None:
+    """Raises `ConfigError` outside `generators.min` to `generators.max`."""
+    if not config.fewest <= wanted <= config.most:
+        raise ConfigError(
+            f"{wanted} generators asked for, but this run allows {config.fewest} to {config.most}; ask for a number "
+            "within, or start the run with other generators.min and generators.max"
+        )
+
+
 @dataclass
 class _FadingRatio:
     above: float = 0.0
@@ -171,12 +180,7 @@ class ScalingPolicy:
         Raises:
             ConfigError: outside `generators.min` to `generators.max`.
         """
-        low, high = self.bounds
-        if not low <= wanted <= high:
-            raise ConfigError(
-                f"{wanted} generators asked for, but this run allows {low} to {high}; ask for a number within, or "
-                "start the run with other generators.min and generators.max"
-            )
+        check_wanted(self._config, wanted)
         self._change(wanted)
 
     def observe(self, load: Load) -> int:

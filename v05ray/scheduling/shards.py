@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from v05ray.ports import Generator, Weights
 from v05ray.scheduling.drawing import Drawing, DrawingStatus
 from v05ray.scheduling.pool import NoGeneratorLeft
+from v05ray.scheduling.scaling import Load
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 
@@ -103,6 +104,7 @@ class Shards:
             sum(part.outstanding_tokens for part in parts),
             sum(part.num_lost_draws for part in parts),
             sum(part.num_restarts for part in parts),
+            Load.combined(part.load for part in parts),
         )
 
     async def _on_all(self, calls: Sequence[Awaitable[None]]) -> None:

@@ -1,0 +1,156 @@
+"""The generators' number while a run goes: places for newcomers, the fleet's ticks, and what is told of them."""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from uuid import uuid4
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from v05ray import layout
+from v05ray.actors.generator import RayGenerator
+from v05ray.actors.placement import ask, nodes, until_placed
+from v05ray.actors.scheduler import RayScheduler
+from v05ray.config import Config
+from v05ray.ports import Generator
+from v05ray.scheduling.fleet import Fleet, FleetState, Places
+from v05ray.scheduling.scaling import ScalingPolicy
+from v05ray.status import RunStatus, Voice
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where `v05ray scale` finds a run's scheduler actor."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def of(cls, folder: Path) -> "Address":
+        """The folder's namespace; the name is of this attempt alone, for a lost scheduler may linger under its own."""
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        return cls(f"v05ray-{folder.name}-{digest}", f"scheduler-{uuid4().hex[:8]}")
+
+
+class RayPlaces:
+    """Implements `scheduling.fleet.Places`: a placement group per replica, for which an autoscaler brings nodes."""
+
+    def __init__(self, config: Config, groups: MutableMapping[str, PlacementGroup]) -> None:
+        """`groups` holds the replicas that there are, by role name, and is kept up to date."""
+        self._config, self._groups = config, groups
+
+    async def take(self, name: str) -> Generator:
+        """Waits as long as it takes; cancelled, it withdraws the request."""
+        group = ask(layout.generator_role(self._config, int(name.rpartition("-")[2])))
+        self._groups[name] = group
+        try:
+            await until_placed(group)
+        except BaseException:
+            await self.give_back(name)
+            raise
+        return RayGenerator(name, self._config, group)
+
+    async def give_back(self, name: str) -> None:
+        """Kills what runs there."""
+        remove_placement_group(self._groups.pop(name))
+
+
+@contextlib.asynccontextmanager
+async def elastic(
+    config: Config,
+    scheduler: RayScheduler,
+    places: Places,
+    present: Sequence[str],
+    *,
+    folder: Path,
+    address: Address,
+) -> AsyncIterator[None]:
+    """While this lasts there are as many generators as are wanted, and the run's folder tells how it is.
+
+    `present` are the ids of those that the scheduler has already.
+    """
+    voice, settings = Voice(folder), config.generators
+    blank = RunStatus(
+        time=time.time(),
+        state="running",
+        step=0,
+        num_steps=config.run.num_steps,
+        wanted=settings.count,
+        fewest=settings.fewest,
+        most=settings.most,
+        ray_address=ray.get_runtime_context().gcs_address,
+        namespace=address.namespace,
+        scheduler=address.name,
+    )
+    fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), voice.event)
+    watch = _Watch(fleet, voice, blank)
+    task = asyncio.create_task(watch.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the number of generators was not looked after any more", exc_info=error)
+            voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
+        await fleet.close()
+        await watch.last_words()
+
+
+class _Watch:
+    """Ticks, and tells."""
+
+    def __init__(self, fleet: Fleet, voice: Voice, status: RunStatus) -> None:
+        self._fleet, self._voice, self._status = fleet, voice, status
+
+    async def run(self) -> None:
+        """Until it is cancelled, or the scheduler is lost: then the run itself ends or starts anew."""
+        with contextlib.suppress(RayActorError):
+            while True:
+                state = await self._fleet.tick()
+                kinds = node_kinds(await asyncio.to_thread(nodes))
+                if kinds != self._status.nodes:
+                    self._voice.event("nodes", {"nodes": kinds})
+                self._status = self._told(state, kinds)
+                await asyncio.to_thread(self._voice.say, self._status)
+                await asyncio.sleep(TICK_S)
+
+    async def last_words(self) -> None:
+        """What stays in the folder."""
+        with contextlib.suppress(RayActorError):  # lost: what was last seen has to do
+            seen = await self._fleet.pool.look()
+            self._status = replace(self._status, step=seen.version)
+        self._voice.say(
+            replace(self._status, time=time.time(), state="ended", generators={}, outstanding_tokens=0, backlog_s=None)
+        )
+
+    def _told(self, state: FleetState, kinds: Mapping[str, int]) -> RunStatus:
+        return replace(
+            self._status,
+            time=time.time(),
+            step=state.seen.version,
+            generators=state.lives,
+            wanted=state.wanted,
+            outstanding_tokens=state.seen.load.outstanding_tokens,
+            backlog_s=state.backlog_s,
+            tokens_per_s=state.tokens_per_s,
+            nodes=kinds,
+        )
+
+
+def node_kinds(found: list[layout.Node]) -> dict[str, int]:
+    """How many nodes there are of each type, by the resource that `clusters/` gives each; `node` without any."""
+    kinds = ("head", "generator", "learner", "value")
+    return dict(sorted(Counter(next((k for k in kinds if k in n.resources), "node") for n in found).items()))
