@@ -1,4 +1,4 @@
-"""`v05ray doctor`: what a job asks for, what is there, and what is missing. Starts nothing."""
+"""`v05ray doctor`: what a job asks for, what is there or may come, and what is missing. Starts nothing."""
 
 import importlib.metadata
 import os
@@ -61,8 +61,8 @@ def _machine(console: Console) -> list[str]:
     return problems
 
 
-def asked_table(config: Config, nodes: Sequence[layout.Node]) -> Table:
-    """Role by role what a run reserves, and the sum beside what is there."""
+def asked_table(config: Config, nodes: Sequence[layout.Node], types: Sequence[layout.NodeType] | None = None) -> Table:
+    """Role by role what a run reserves, and the sum beside what is there and what an autoscaler may have in all."""
     asked = layout.roles(config)
     table = Table(title="asked and present")
     table.add_column("role")
@@ -76,21 +76,37 @@ def asked_table(config: Config, nodes: Sequence[layout.Node]) -> Table:
     table.add_row("asked", f"{sums.get('CPU', 0):g}", f"{sums.get('GPU', 0):g}")
     present = [sum(node.resources.get(resource, 0) for node in nodes) for resource in ("CPU", "GPU")]
     table.add_row("present", *(f"{amount:g}" for amount in present))
+    for kind in types or ():
+        amounts = (kind.most * kind.resources.get(resource, 0) for resource in ("CPU", "GPU"))
+        table.add_row(f"obtainable: {kind.most} {kind.name}", *(f"{amount:g}" for amount in amounts))
     return table
 
 
 def _job(console: Console, config: Config) -> list[str]:
-    node = local_node(config)
     problems: list[str] = []
-    if config.cluster.address is None:
+    address = config.cluster.address
+    if address is None:
+        node = local_node(config)
         console.print(asked_table(config, [node]))
         checks = (lambda: check_model_folder(config), lambda: check_resources(config, [node]))
     else:
-        console.print(f"joins the Ray cluster {config.cluster.address}: `v05ray train` looks at its nodes")
-        checks = (lambda: check_model_folder(config),)
+        checks = (lambda: check_model_folder(config), lambda: _check_cluster(console, config, address))
     for check in checks:
         try:
             check()
         except ConfigError as error:
             problems.append(str(error))
     return problems
+
+
+def _check_cluster(console: Console, config: Config, address: str) -> None:
+    """Joins the cluster to look at it. Raises `ConfigError` where it cannot, and for what can never fit there."""
+    from v05ray.actors.placement import look_at
+
+    nodes, types = look_at(address)
+    console.print(asked_table(config, nodes, types))
+    look = layout.outlook(layout.roles(config), nodes, types)
+    if look.verdict == "never":
+        raise ConfigError(look.text)
+    if look.text:
+        console.print(look.text, highlight=False)

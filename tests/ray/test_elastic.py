@@ -74,9 +74,11 @@ async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     actor: Any = ray.remote(SchedulerActor).options(
         num_cpus=0, max_concurrency=1000, name=address.name, namespace=address.namespace
     )
-    scheduler = RayScheduler(actor.remote(config, FakeRewardPool(), [first]))
+    actor_handle = actor.remote(config, FakeRewardPool(), [first])
+    scheduler = RayScheduler(actor_handle)
     await scheduler.start()
-    async with elastic(config, scheduler, places, ["generator-0"], folder=tmp_path, address=address):
+    actors = {"scheduler": actor_handle}
+    async with elastic(config, scheduler, places, ["generator-0"], actors=actors, folder=tmp_path, address=address):
         yield Stage(scheduler, places, tmp_path)
     assert read_status(tmp_path).state == "ended"
     for name in list(places.groups):
@@ -97,7 +99,9 @@ async def test_a_person_scales_a_run_from_outside_and_is_told_what_it_allows(sta
     assert "4 generators asked for, but this run allows 1 to 3" in refused.stderr
     done = await asyncio.to_thread(scale, stage.folder, 2)
     assert (done.returncode, done.stdout.split(";")[0]) == (0, f"{stage.folder.name}: 1 -> 2 generators asked for")
-    await stage.until(lambda s: list(s.generators.values()) == ["ready", "ready"])
+    status = await stage.until(lambda s: list(s.generators.values()) == ["ready", "ready"])
+    assert status.memory_mib["scheduler"] > 20
+    assert (await stage.scheduler.status())["perf/memory/scheduler_mib"] > 20
     (rollout,) = await stage.scheduler.draw(make_request(make_prompt("p0"), (0,)))
     assert rollout.policy_version == 5
     await asyncio.to_thread(scale, stage.folder, 1)

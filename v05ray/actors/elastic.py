@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ray
@@ -16,6 +18,8 @@ from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from v05ray import layout
+from v05ray.actors.census import Census
+from v05ray.actors.gauges import Gauges
 from v05ray.actors.generator import RayGenerator
 from v05ray.actors.placement import ask, nodes, until_placed
 from v05ray.actors.scheduler import RayScheduler
@@ -28,6 +32,8 @@ from v05ray.status import RunStatus, Voice
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+CENSUS_TICKS = 5
+"""Ticks from one question for memory to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,9 @@ class Address:
 class RayPlaces:
     """Implements `scheduling.fleet.Places`: a placement group per replica, for which an autoscaler brings nodes."""
 
-    def __init__(self, config: Config, groups: MutableMapping[str, PlacementGroup]) -> None:
+    def __init__(self, config: Config, groups: MutableMapping[str, PlacementGroup], namespace: str) -> None:
         """`groups` holds the replicas that there are, by role name, and is kept up to date."""
-        self._config, self._groups = config, groups
+        self._config, self._groups, self._namespace = config, groups, namespace
 
     async def take(self, name: str) -> Generator:
         """Waits as long as it takes; cancelled, it withdraws the request."""
@@ -60,7 +66,7 @@ class RayPlaces:
         except BaseException:
             await self.give_back(name)
             raise
-        return RayGenerator(name, self._config, group)
+        return RayGenerator(name, self._config, group, self._namespace)
 
     async def give_back(self, name: str) -> None:
         """Kills what runs there."""
@@ -74,12 +80,13 @@ async def elastic(
     places: Places,
     present: Sequence[str],
     *,
+    actors: Mapping[str, Any],
     folder: Path,
     address: Address,
 ) -> AsyncIterator[None]:
-    """While this lasts there are as many generators as are wanted, and the run's folder tells how it is.
+    """While this lasts there are as many generators as are wanted, and the run tells how it is.
 
-    `present` are the ids of those that the scheduler has already.
+    `present` are the ids of those that the scheduler has already; `actors` are the others, by role.
     """
     voice, settings = Voice(folder), config.generators
     blank = RunStatus(
@@ -95,7 +102,7 @@ async def elastic(
         scheduler=address.name,
     )
     fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), voice.event)
-    watch = _Watch(fleet, voice, blank)
+    watch = _Watch(fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
     task = asyncio.create_task(watch.run())
     try:
         yield
@@ -106,29 +113,36 @@ async def elastic(
             log.error("the number of generators was not looked after any more", exc_info=error)
             voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
         await fleet.close()
-        await watch.last_words()
+        await watch.close()
 
 
 class _Watch:
     """Ticks, and tells."""
 
-    def __init__(self, fleet: Fleet, voice: Voice, status: RunStatus) -> None:
+    def __init__(
+        self, fleet: Fleet, voice: Voice, status: RunStatus, census: Census, gauges: Gauges, scheduler: RayScheduler
+    ) -> None:
         self._fleet, self._voice, self._status = fleet, voice, status
+        self._census, self._gauges, self._scheduler = census, gauges, scheduler
 
     async def run(self) -> None:
         """Until it is cancelled, or the scheduler is lost: then the run itself ends or starts anew."""
         with contextlib.suppress(RayActorError):
-            while True:
+            for number in itertools.count():
                 state = await self._fleet.tick()
+                if number % CENSUS_TICKS == 0:
+                    self._scheduler.memory_mib = dict(await self._census.take())
                 kinds = node_kinds(await asyncio.to_thread(nodes))
                 if kinds != self._status.nodes:
                     self._voice.event("nodes", {"nodes": kinds})
                 self._status = self._told(state, kinds)
+                self._gauges.show(self._status, state.seen)
                 await asyncio.to_thread(self._voice.say, self._status)
                 await asyncio.sleep(TICK_S)
 
-    async def last_words(self) -> None:
-        """What stays in the folder."""
+    async def close(self) -> None:
+        """The last words, which stay in the folder."""
+        self._census.close()
         with contextlib.suppress(RayActorError):  # lost: what was last seen has to do
             seen = await self._fleet.pool.look()
             self._status = replace(self._status, step=seen.version)
@@ -146,6 +160,7 @@ class _Watch:
             outstanding_tokens=state.seen.load.outstanding_tokens,
             backlog_s=state.backlog_s,
             tokens_per_s=state.tokens_per_s,
+            memory_mib={role: round(mib, 1) for role, mib in self._scheduler.memory_mib.items()},
             nodes=kinds,
         )
 

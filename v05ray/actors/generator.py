@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
@@ -50,8 +51,9 @@ class RayGenerator:
     Until then it is a plain value, so it can be sent to the scheduler, whose process then owns the actor.
     """
 
-    def __init__(self, generator_id: str, config: Config, group: PlacementGroup) -> None:
-        self._id, self._config, self._group = generator_id, config, group
+    def __init__(self, generator_id: str, config: Config, group: PlacementGroup, namespace: str | None = None) -> None:
+        """`namespace`: where the actor is to be found under the name `ID:...`; None gives it no name."""
+        self._id, self._config, self._group, self._namespace = generator_id, config, group, namespace
         self._actor: Any = None
 
     @property
@@ -63,6 +65,8 @@ class RayGenerator:
         from v05ray.generation.environment import environment
 
         settings = self._config.generators
+        # A name of its own for every start: the one before may linger for a moment.
+        name = {"name": f"{self._id}:{uuid4().hex[:8]}", "namespace": self._namespace} if self._namespace else {}
         self._actor = (
             ray.remote(GeneratorActor)
             .options(
@@ -71,6 +75,7 @@ class RayGenerator:
                 max_concurrency=10_000,
                 scheduling_strategy=on(self._group),
                 runtime_env={"env_vars": environment(settings)},
+                **name,
             )
             .remote(self._config, self._id)
         )

@@ -85,7 +85,7 @@ class RayLearnerGroup:
 
         learner = config.learner
         self._timeout_s = learner.timeout_s
-        self._ranks: list[Any] = [
+        self.actors: list[Any] = [
             ray.remote(LearnerActor)
             .options(
                 num_cpus=learner.num_cpus,
@@ -100,7 +100,7 @@ class RayLearnerGroup:
 
     async def setup(self) -> None:
         """Brings the gang up."""
-        places = await asyncio.gather(*(rank.address.remote() for rank in self._ranks))
+        places = await asyncio.gather(*(rank.address.remote() for rank in self.actors))
         address, port = places[0]
         if len({host for host, _ in places}) == 1:
             address = "127.0.0.1"  # one machine: nothing has to cross a network
@@ -137,7 +137,7 @@ class RayLearnerGroup:
         Raises the first failure, or `RoleLost` naming the ranks that died, or those that did not answer within
         `learner.timeout_s`.
         """
-        calls = [asyncio.ensure_future(_wait(getattr(rank, method).remote(*arguments))) for rank in self._ranks]
+        calls = [asyncio.ensure_future(_wait(getattr(rank, method).remote(*arguments))) for rank in self.actors]
         done, pending = await asyncio.wait(calls, timeout=self._timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         if pending and any(call.exception() for call in done):
             # A dead rank's peers fail first, with an error of their own about a broken connection: ask who died.

@@ -1,6 +1,7 @@
 """Placement groups for the roles of `layout.py`: reserved together before anything starts, with a deadline."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ from v05ray.registry import ConfigError
 def nodes() -> list[Node]:
     """The cluster's live nodes with all they have, busy or not."""
     return [Node(n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+
+
+def look_at(address: str) -> tuple[list[Node], list[NodeType] | None]:
+    """(nodes, node types) of a cluster, joined for the look alone. Raises `ConfigError` where it cannot be joined."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"cluster.address {address!r} cannot be joined from here: {error}") from error
+    try:
+        return nodes(), node_types()
+    finally:
+        ray.shutdown()
 
 
 def node_types() -> list[NodeType] | None:

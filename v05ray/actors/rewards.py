@@ -39,16 +39,16 @@ class RayRewardPool:
     """Implements `ports.RewardPool` over the actor; requests of one turn of the event loop travel in one call."""
 
     def __init__(self, actor: Any) -> None:
-        self._actor = actor
+        self.actor = actor
         self._waiting: list[tuple[tuple[Prompt, Rollout], asyncio.Future[ScoredRollout]]] = []
         self._calls: set[asyncio.Task[None]] = set()
 
     def __reduce__(self) -> tuple[type["RayRewardPool"], tuple[Any]]:
-        return RayRewardPool, (self._actor,)
+        return RayRewardPool, (self.actor,)
 
     async def ready(self) -> None:
         """Waits for the verifiers."""
-        await self._actor.ready.remote()
+        await self.actor.ready.remote()
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
         """One verdict."""
@@ -69,7 +69,7 @@ class RayRewardPool:
         self, waiting: Sequence[tuple[tuple[Prompt, Rollout], asyncio.Future[ScoredRollout]]]
     ) -> None:
         try:
-            verdicts = await self._actor.score_many.remote([pair for pair, _ in waiting])
+            verdicts = await self.actor.score_many.remote([pair for pair, _ in waiting])
         except RayError as error:
             for _, future in waiting:
                 if not future.done():

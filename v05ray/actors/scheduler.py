@@ -46,7 +46,7 @@ class SchedulerActor:
         """For the fleet."""
         status = await self._drawing.status()
         asked, self._asked = self._asked, None
-        return Seen(status.load, status.lives, self._drawing.version, asked)
+        return Seen(status.load, status.lives, self._drawing.version, asked, status.num_lost_draws, status.num_restarts)
 
     async def add(self, generator: Generator) -> None:
         """Takes a replica in."""
@@ -91,45 +91,48 @@ class RayScheduler:
     """Implements `ports.Scheduler` and `scheduling.fleet.Pool` over the actor."""
 
     def __init__(self, actor: Any) -> None:
-        self._actor = actor
+        self.actor = actor
+        self.memory_mib: Mapping[str, float] = {}
+        """Of every actor by role, as last heard; goes into the step's metrics."""
 
     async def start(self) -> dict[str, str]:
         """Waits for the generators."""
-        return await self._actor.start.remote()
+        return await self.actor.start.remote()
 
     async def look(self) -> Seen:
         """For the fleet."""
-        return await self._actor.look.remote()
+        return await self.actor.look.remote()
 
     async def add(self, generator: Generator) -> None:
         """Takes a replica in."""
-        await self._actor.add.remote(generator)
+        await self.actor.add.remote(generator)
 
     async def drain(self, generator_id: str) -> None:
         """Gives a replica no more work and returns when it has finished what it had."""
-        await self._actor.drain.remote(generator_id)
+        await self.actor.drain.remote(generator_id)
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
         """Sealed groups, each as soon as it is sealed."""
-        async for reference in self._actor.run.remote(batch):
+        async for reference in self.actor.run.remote(batch):
             yield await reference
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """Rollouts outside any budget."""
-        return await self._actor.draw.remote(request)
+        return await self.actor.draw.remote(request)
 
     async def load_weights(self, weights: Weights) -> None:
         """Every generator serves this version from now on."""
-        await self._actor.load_weights.remote(weights)
+        await self.actor.load_weights.remote(weights)
 
     async def status(self) -> dict[str, float]:
-        """Counters for metrics."""
-        return await self._actor.status.remote()
+        """Counters for metrics, and every actor's memory."""
+        memory = {f"perf/memory/{role}_mib": mib for role, mib in self.memory_mib.items()}
+        return {**await self.actor.status.remote(), **memory}
 
     async def state_dict(self) -> dict[str, Any]:
         """The budget rule's memory."""
-        return await self._actor.state_dict.remote()
+        return await self.actor.state_dict.remote()
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave."""
-        await self._actor.load_state_dict.remote(state)
+        await self.actor.load_state_dict.remote(state)

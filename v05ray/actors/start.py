@@ -47,8 +47,11 @@ async def start_all(
         if choice:
             note(choice)
         note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
-        places = RayPlaces(config, groups)
-        async with elastic(config, scheduler, places, list(lives), folder=folder, address=address):
+        places = RayPlaces(config, groups, address.namespace)
+        actors = {"scheduler": scheduler.actor, "rewards": rewards.actor}
+        actors |= {f"learner-{rank}": actor for rank, actor in enumerate(learners.actors)}
+        actors |= {f"value-{index}": actor for index, actor in enumerate(values.actors if values else ())}
+        async with elastic(config, scheduler, places, list(lives), actors=actors, folder=folder, address=address):
             yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
 
 
@@ -88,7 +91,10 @@ async def _inference(
         .remote(config.rewards)
     )
     rewards = RayRewardPool(reward_actor)
-    generators = [RayGenerator(name, config, group) for name, group in groups.items() if name.startswith("generator-")]
+    namespace = address.namespace if address else None
+    generators = [
+        RayGenerator(name, config, group, namespace) for name, group in groups.items() if name.startswith("generator-")
+    ]
     place = groups["scheduler"]
     scheduler_actor: Any = (
         ray.remote(SchedulerActor)

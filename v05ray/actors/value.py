@@ -34,23 +34,23 @@ class RayValuePool:
     """Implements `ports.ValuePool`."""
 
     def __init__(self, actors: Sequence[Any]) -> None:
-        self._actors = list(actors)
+        self.actors = list(actors)
 
     async def describe(self) -> str:
         """One line: which backend, and why."""
-        return await self._actors[0].describe.remote()
+        return await self.actors[0].describe.remote()
 
     async def predict(
         self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
     ) -> list[Prior]:
         """The batch in as many parts as there are actors; the support travels to the object store once."""
         shared = ray.put(list(support))
-        size = -(-len(prompts) // len(self._actors))
+        size = -(-len(prompts) // len(self.actors))
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
         answers = await asyncio.gather(
             *(
                 actor.predict.remote(part, shared, policy_version, seed)
-                for actor, part in zip(self._actors, parts, strict=False)
+                for actor, part in zip(self.actors, parts, strict=False)
             )
         )
         return [prior for part in answers for prior in part]

@@ -43,6 +43,8 @@ class Seen:
     """The weight version in service, which is the last step done."""
     asked: int | None = None
     """Generators that a person asked for since the last look."""
+    num_lost_rollouts: int = 0
+    num_restarts: int = 0
 
 
 class Pool(Protocol):

@@ -149,7 +149,7 @@ class GeneratorPool:
             rollouts = await self._draw(request, prefer, work)
             num_tokens = sum(len(request.token_ids) + len(rollout.token_ids) for rollout in rollouts)
         finally:
-            self._meter.ended(work, num_tokens)
+            self._meter.ended(work, num_tokens, len(request.sample_indices))
         return rollouts
 
     async def _draw(self, request: DrawRequest, prefer: str | None, work: int) -> list[Rollout]:

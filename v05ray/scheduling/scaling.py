@@ -44,6 +44,7 @@ class Load:
     """Upper bound of what was answered."""
     answered_tokens: int = 0
     """What it was: prompts and responses, in tokens."""
+    answered_rollouts: int = 0
 
     @staticmethod
     def combined(parts: Iterable["Load"]) -> "Load":
@@ -57,6 +58,7 @@ class Load:
             sum(p.ready_s for p in parts),
             sum(p.answered_bound for p in parts),
             sum(p.answered_tokens for p in parts),
+            sum(p.answered_rollouts for p in parts),
         )
 
 
@@ -69,7 +71,7 @@ class LoadMeter:
         self._outstanding = 0
         self._num_ready = 0
         self._generating_s = self._backlog_token_s = self._ready_s = 0.0
-        self._answered_bound = self._answered_tokens = 0
+        self._answered_bound = self._answered_tokens = self._answered_rollouts = 0
 
     def ready(self, num_ready: int) -> None:
         """So many generators are READY from now on."""
@@ -81,13 +83,14 @@ class LoadMeter:
         self._advance()
         self._outstanding += bound
 
-    def ended(self, bound: int, num_tokens: int | None) -> None:
+    def ended(self, bound: int, num_tokens: int | None, num_rollouts: int = 1) -> None:
         """It was answered with `num_tokens` tokens; None: it was cancelled or failed, and teaches nothing."""
         self._advance()
         self._outstanding -= bound
         if num_tokens is not None:
             self._answered_bound += bound
             self._answered_tokens += num_tokens
+            self._answered_rollouts += num_rollouts
 
     def load(self) -> Load:
         """Up to now."""
@@ -100,6 +103,7 @@ class LoadMeter:
             self._ready_s,
             self._answered_bound,
             self._answered_tokens,
+            self._answered_rollouts,
         )
 
     def _advance(self) -> None:

@@ -53,12 +53,12 @@ def test_the_meter_integrates_by_hand_and_stands_still_while_nothing_is_outstand
     meter.asked(500)
     meter.ready(1)
     now = 106.0
-    meter.ended(1000, 300)
+    meter.ended(1000, 300, 4)
     now = 107.0
     meter.ended(500, None)  # cancelled: the share is not learned from it
     now = 500.0
     # 2 s x 1000 + 4 s x 1500 + 1 s x 500 token-seconds; 2 s x 2 + 5 s x 1 generator-seconds
-    assert meter.load() == Load(0, False, 7.0, 8500.0, 9.0, 1000, 300)
+    assert meter.load() == Load(0, False, 7.0, 8500.0, 9.0, 1000, 300, 4)
 
 
 def test_the_backlog_in_seconds_by_hand():
@@ -165,7 +165,7 @@ def test_more_backlog_never_wants_fewer(low: float, factor: float, count: int):
 
 @given(
     st.lists(
-        st.builds(Load, *(st.integers(0, 9), st.booleans(), *(st.integers(0, 9),) * 5)),
+        st.builds(Load, *(st.integers(0, 9), st.booleans(), *(st.integers(0, 9),) * 6)),
         min_size=1,
     )
 )
