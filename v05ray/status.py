@@ -115,15 +115,15 @@ def describe(status: RunStatus, *, name: str, now: float) -> str:
     state = status.state
     if silent_s > SILENT_AFTER_S:
         state = f"silent for {silent_s:.0f} s: stuck, cut off, or killed (a killed run goes on with --resume)"
-    ready = sum(life == "ready" for life in status.generators.values())
-    bounds = f"{status.fewest}" if status.fewest == status.most else f"{status.fewest} to {status.most}"
-    lines = [
-        f"{name}: {state}",
-        f"  step        {status.step} of {status.num_steps}; weight version {status.step} in service",
-        f"  generators  {ready} ready, {status.wanted} wanted (allowed: {bounds})",
-        *(f"    {generator:<14}{life}" for generator, life in status.generators.items()),
-        f"  backlog     {_backlog(status)}",
-    ]
+    lines = [f"{name}: {state}", f"  step        {status.step} of {status.num_steps}"]
+    if status.state != "ended":
+        ready = sum(life == "ready" for life in status.generators.values())
+        bounds = f"{status.fewest}" if status.fewest == status.most else f"{status.fewest} to {status.most}"
+        lines += [
+            f"  generators  {ready} ready at weight version {status.step}, {status.wanted} wanted (allowed: {bounds})",
+            *(f"    {generator:<14}{life}" for generator, life in status.generators.items()),
+            f"  backlog     {_backlog(status)}",
+        ]
     if status.nodes:
         lines.append("  nodes       " + ", ".join(f"{count} {kind}" for kind, count in sorted(status.nodes.items())))
     if status.memory_mib:
@@ -132,7 +132,7 @@ def describe(status: RunStatus, *, name: str, now: float) -> str:
 
 
 def _backlog(status: RunStatus) -> str:
-    if status.state == "ended" or not status.outstanding_tokens:
+    if not status.outstanding_tokens:
         return "none"
     seconds = "unknown" if status.backlog_s is None else f"{status.backlog_s:.1f} s"
     rate = "" if status.tokens_per_s is None else f"; a generator does {status.tokens_per_s:,.0f} tokens/s"
