@@ -146,6 +146,29 @@ def _best_shift(margins_S: np.ndarray, rates_S: np.ndarray) -> float:
     return (low + high) / 2
 
 
+class DirectionAlone:
+    """V0 without its head: the direction of difficulty, and an intercept that fits the support. What the head adds."""
+
+    name = "v0_without_head"
+
+    def fit(self, data: EncodedRecords, train_rows: np.ndarray, seed: int) -> None:
+        """As `value train` fits it, from the same inputs."""
+        from v05ray.value.difficulty import cross_fit, inputs_of_texts
+        from v05ray.value.features import FeatureMap
+
+        features = FeatureMap(data.embeddings_UH.shape[1], 1)
+        texts = np.unique(data.text_N[train_rows])
+        features.fit(data.embeddings_UH[texts], data.statistics_US[texts])
+        inputs_UC = inputs_of_texts(features, data)
+        direction_C, _ = cross_fit(inputs_UC, data, train_rows, np.random.default_rng(seed))
+        self._margin_U = inputs_UC @ direction_C
+
+    def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
+        """sigmoid(u . c + shift)."""
+        shift = _best_shift(self._margin_U[data.text_N[support_rows]], data.rate_N[support_rows])
+        return 1 / (1 + np.exp(-(self._margin_U[data.text_N[query_rows]] + shift)))
+
+
 class GaussianProcess:
     """GP regression of the rate on the support: RBF + noise, hyper-parameters by marginal likelihood."""
 

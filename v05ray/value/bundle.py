@@ -20,7 +20,7 @@ from v05ray.registry import ConfigError
 from v05ray.value.features import STATISTICS, FeatureMap
 from v05ray.value.head import HeadConfig, ValueHead, head_config_from
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_KEY = "v05ray"
 BUILT_IN = Path(__file__).parent / "bundle" / "v0-minilm.safetensors"
 """The bundle that the package ships."""

@@ -232,7 +232,7 @@ def _evaluate(parsed: argparse.Namespace) -> list[Any]:
     shared["share"] = parsed.held_out
     reports = [evaluate.evaluate_splits(data, predictors, num_splits=parsed.splits, **shared)]
     if parsed.unseen_policies:
-        reports.append(evaluate.evaluate_unseen_policies(data, predictors, **shared))
+        reports.append(evaluate.evaluate_unseen_policies(data, predictors, num_splits=parsed.splits, **shared))
     return reports
 
 

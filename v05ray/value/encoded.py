@@ -1,4 +1,6 @@
-"""Records as tensors: each distinct text embedded once. Legend: U texts, H embedding width, S statistics, N records."""
+"""Records as tensors: each distinct text embedded once. Legend: U texts, H embedding width, S statistics, G n-gram
+buckets, N records.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from v05ray.value.embedding import TextEncoder
 from v05ray.value.features import statistics_tensor
+from v05ray.value.ngrams import ngram_tensor
 from v05ray.value.records import Policy, ValueRecord
 
 
@@ -19,6 +22,7 @@ class EncodedRecords:
     texts: tuple[str, ...]
     embeddings_UH: Tensor
     statistics_US: Tensor
+    ngrams_UG: Tensor
     text_N: np.ndarray
     """Index of each record's text."""
     rate_N: np.ndarray
@@ -47,6 +51,7 @@ def encode_records(records: Sequence[ValueRecord], encoder: TextEncoder) -> Enco
         texts=texts,
         embeddings_UH=torch.from_numpy(encoder.encode(texts).vectors_NH),
         statistics_US=statistics_tensor(texts),
+        ngrams_UG=ngram_tensor(texts),
         text_N=np.array([place[record.text] for record in records]),
         rate_N=np.array([record.rate for record in records]),
         policy_N=np.array([policy_place[record.policy] for record in records]),

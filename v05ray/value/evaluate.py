@@ -234,6 +234,7 @@ def evaluate_unseen_policies(
     data: EncodedRecords,
     make_predictors: MakePredictors,
     *,
+    num_splits: int = 3,
     share: float = 0.2,
     support_size: int = 256,
     num_resamples: int = 1000,
@@ -242,28 +243,34 @@ def evaluate_unseen_policies(
 ) -> EvaluationReport:
     """Each policy in turn is left out of training, and asked about with a support of its own; prompts held out too.
 
-    All policies' answers are scored together, as one split.
+    The answers about all policies are scored together, split by split.
     """
     if len(data.policies) < 2:
         raise ConfigError("leaving one policy out needs records of at least two policies")
-    split_seed = derive_seed("value evaluation", seed, 0)
-    held = data.rows_with(held_out_texts(data.texts, share, split_seed))
-    others, queries = np.flatnonzero(~held), np.flatnonzero(held)
-    parts = []
-    for policy, name in enumerate(data.policies):
-        predictors = make_predictors()
-        train_rows = others[data.policy_N[others] != policy]
-        for predictor in predictors:
-            report(f"without {name}: {predictor.name}")
-            predictor.fit(data, train_rows, split_seed)
-        query_rows = data.rows_of(policy, queries)
-        parts.append(predict_split(data, predictors, others, query_rows, support_size=support_size, seed=split_seed))
-    whole = Split(
+    splits = []
+    for index in range(num_splits):
+        split_seed = derive_seed("value evaluation", seed, index)
+        held = data.rows_with(held_out_texts(data.texts, share, split_seed))
+        others, queries = np.flatnonzero(~held), np.flatnonzero(held)
+        parts = []
+        for policy, name in enumerate(data.policies):
+            predictors = make_predictors()
+            train_rows = others[data.policy_N[others] != policy]
+            for predictor in predictors:
+                report(f"split {index + 1}/{num_splits} without {name}: {predictor.name}")
+                predictor.fit(data, train_rows, split_seed)
+            query_rows = data.rows_of(policy, queries)
+            parts.append(
+                predict_split(data, predictors, others, query_rows, support_size=support_size, seed=split_seed)
+            )
+        splits.append(_join(parts))
+    return summarise("unseen policies", data, splits, support_size=support_size, num_resamples=num_resamples, seed=seed)
+
+
+def _join(parts: Sequence[Split]) -> Split:
+    return Split(
         np.concatenate([part.text for part in parts]),
         np.concatenate([part.group for part in parts]),
         np.concatenate([part.y for part in parts]),
         {name: np.concatenate([part.predictions[name] for part in parts]) for name in parts[0].predictions},
-    )
-    return summarise(
-        "unseen policies", data, [whole], support_size=support_size, num_resamples=num_resamples, seed=seed
     )

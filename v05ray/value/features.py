@@ -1,12 +1,14 @@
 """From a prompt to the columns that the head sees: a projected embedding beside plain statistics of the text.
 
-x = [ u . c,  W (e - m) / s + r(e),  t' ]     t' = (t - t_mean) / t_scale,  c = [ sqrt(H) (e - m), t' ]
+x = [ u . c,  W (e - m) / s + r(e),  t' ]     t' = (t - t_mean) / t_scale,  c = [ (e - m) / s_e, t' / sqrt(S), g ]
 
-e: pooled embedding, t: `text_statistics`, W: projection (principal components), r: residual bottleneck whose last layer
-starts at zero (V0's residual query adapter, pooled), u: a difficulty direction that `value train` fits over all
-policies, zero until then (a constant column says nothing to the head). What a sentence embedding blurs (length, digits,
-how much notation) carries difficulty by itself, so it is fed beside it. Legend of shapes: N prompts, H embedding width,
-P projected columns, S statistics, D = 1 + P + S columns.
+e: pooled embedding, t: `text_statistics`, g: `text_ngrams`, W: projection (principal components), r: residual
+bottleneck whose last layer starts at zero (V0's residual query adapter, pooled), u: a difficulty direction that `value
+train` fits over all policies, zero until then (a constant column says nothing to the head). The three parts of c have
+mean squared length 1 each, so a ridge on u weighs them alike. What a sentence embedding blurs (length, digits, how much
+notation, the wording itself) carries difficulty too, so it is fed beside it. Legend of shapes: N prompts, H embedding
+width, P projected columns, S statistics, G n-gram buckets, C = H + S + G inputs of the difficulty, D = 1 + P + S
+columns.
 """
 
 import math
@@ -15,6 +17,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from v05ray.value.ngrams import NUM_BUCKETS
 
 STATISTICS = (
     "log_chars",
@@ -85,6 +89,7 @@ class FeatureMap(nn.Module):
 
     mean_H: Tensor
     scale: Tensor
+    spread: Tensor
     statistics_mean_S: Tensor
     statistics_scale_S: Tensor
 
@@ -101,12 +106,18 @@ class FeatureMap(nn.Module):
         self.residual = nn.Sequential(
             nn.Linear(width, bottleneck), nn.LayerNorm(bottleneck), nn.GELU(), nn.Dropout(dropout), last
         )
-        self.difficulty = nn.Linear(width + num_statistics, 1, bias=False)
+        self.difficulty = nn.Linear(self.num_inputs, 1, bias=False)
         nn.init.zeros_(self.difficulty.weight)
         self.register_buffer("mean_H", torch.zeros(width))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("spread", torch.ones(()))
         self.register_buffer("statistics_mean_S", torch.zeros(num_statistics))
         self.register_buffer("statistics_scale_S", torch.ones(num_statistics))
+
+    @property
+    def num_inputs(self) -> int:
+        """C."""
+        return self.width + len(STATISTICS) + NUM_BUCKETS
 
     @property
     def num_columns(self) -> int:
@@ -130,17 +141,24 @@ class FeatureMap(nn.Module):
         components_PH = components_PH * largest_P.sign()
         self.projection.weight.copy_(components_PH.float())
         self.scale.copy_((centred_NH @ components_PH.T).std().float())
+        self.spread.copy_(centred_NH.square().sum(1).mean().sqrt().float())
         self.statistics_mean_S.copy_(statistics_NS.mean(0))
         self.statistics_scale_S.copy_(statistics_NS.std(0).clamp_min(1e-3))
 
-    def inputs(self, embeddings_NH: Tensor, statistics_NS: Tensor) -> Tensor:
-        """c [N, H + S], every entry near unit size: unit vectors of H dimensions have entries near 1 / sqrt(H)."""
-        centred_NH = (embeddings_NH - self.mean_H) * math.sqrt(self.width)
-        return torch.cat([centred_NH, (statistics_NS - self.statistics_mean_S) / self.statistics_scale_S], dim=-1)
+    def standardised(self, statistics_NS: Tensor) -> Tensor:
+        """t' [N, S]."""
+        return (statistics_NS - self.statistics_mean_S) / self.statistics_scale_S
 
-    def forward(self, embeddings_NH: Tensor, statistics_NS: Tensor) -> Tensor:
-        """[N, H] and [N, S] to columns [N, D]."""
-        inputs_NC = self.inputs(embeddings_NH, statistics_NS)
-        centred_NH, statistics_NS = inputs_NC[:, : self.width], inputs_NC[:, self.width :]
-        projected_NP = self.projection(centred_NH / math.sqrt(self.width)) / self.scale + self.residual(centred_NH)
-        return torch.cat([self.difficulty(inputs_NC), projected_NP, statistics_NS], dim=-1)
+    def inputs(self, embeddings_NH: Tensor, statistics_NS: Tensor, ngrams_NG: Tensor) -> Tensor:
+        """c [N, C]."""
+        statistics_NS = self.standardised(statistics_NS) / math.sqrt(len(STATISTICS))
+        return torch.cat([(embeddings_NH - self.mean_H) / self.spread, statistics_NS, ngrams_NG], dim=-1)
+
+    def forward(self, embeddings_NH: Tensor, statistics_NS: Tensor, ngrams_NG: Tensor) -> Tensor:
+        """[N, H], [N, S] and [N, G] to columns [N, D]."""
+        difficulty_N1 = self.difficulty(self.inputs(embeddings_NH, statistics_NS, ngrams_NG))
+        centred_NH = embeddings_NH - self.mean_H
+        # Unit vectors of H dimensions have entries near 1 / sqrt(H): the bottleneck gets them at unit size.
+        residual_NP = self.residual(centred_NH * math.sqrt(self.width))
+        projected_NP = self.projection(centred_NH) / self.scale + residual_NP
+        return torch.cat([difficulty_N1, projected_NP, self.standardised(statistics_NS)], dim=-1)

@@ -29,7 +29,10 @@ class HeadConfig:
 
 
 class ValueHead(TabPFNV2p5):
-    """TabPFN v2.5 on one group of D columns, standardised on the support rows.
+    """TabPFN v2.5 on one group of D columns, standardised on the support rows; the first one is only centred.
+
+    The first column is the difficulty, in log-odds: its scale says what a slope of 1 means, and dividing by the
+    support's spread would make the head guess that slope from a few hundred coin flips.
 
     Differs from the parent in its input alone: no column is ever removed or rescaled because it is constant in one
     batch. The parent's handling shifts the columns behind it, and makes a prior depend on which others are asked.
@@ -72,9 +75,11 @@ class ValueHead(TabPFNV2p5):
             support_SBD = x_RiBC[:num_train_labels]
             scale_BD = support_SBD.std(0, correction=0)
             # A column that is constant in the support says nothing there: it maps to 0 whatever a query holds.
+            inverse_scale_BD = torch.where(scale_BD > 1e-4, 1 / scale_BD.clamp_min(1e-4), 0.0)
+            absolute_B1 = (scale_BD[:, :1] > 1e-4).to(inverse_scale_BD.dtype)
             scaler_cache = {
                 "mean": support_SBD.mean(0),
-                "inverse_scale": torch.where(scale_BD > 1e-4, 1 / scale_BD.clamp_min(1e-4), 0.0),
+                "inverse_scale": torch.cat([absolute_B1, inverse_scale_BD[:, 1:]], dim=1),
             }
         z_RBD = (x_RiBC - scaler_cache["mean"]) * scaler_cache["inverse_scale"]
         z_RBD = z_RBD.clamp(-COLUMN_LIMIT, COLUMN_LIMIT)

@@ -31,6 +31,10 @@ V_MAX = 0.95
 """Priors are clipped to [-V_MAX, V_MAX]: beyond it one surprising reward gives an advantage of -10."""
 
 
+MAX_COLUMNS = 50_000
+"""Texts whose feature columns a process keeps: some 20 MB."""
+
+
 class Backend(Protocol):
     """Answers with success probabilities, given who solved what."""
 
@@ -85,6 +89,7 @@ class EmbeddedBackend:
         self.features, self.head, self.info = features, head, info
         self.encoder = encoder
         self._num_threads = num_threads
+        self._columns: dict[str, Tensor] = {}
         self._key: object = None
         self._support_cache: Any = None
         self.num_cache_hits = 0
@@ -103,13 +108,21 @@ class EmbeddedBackend:
         return cls(features, head, info, encoder, num_threads)
 
     def columns(self, texts: Sequence[str]) -> "Tensor":
-        """Feature columns [N, D] of some texts."""
+        """Feature columns [N, D] of some texts; a text met before costs a look-up, for a run sees its prompts often."""
         import torch
 
         from v05ray.value.features import statistics_tensor
+        from v05ray.value.ngrams import ngram_tensor
 
-        embeddings = torch.from_numpy(self.encoder.encode(texts).vectors_NH)
-        return self.features(embeddings, statistics_tensor(texts))
+        fresh = list(dict.fromkeys(text for text in texts if text not in self._columns))
+        if len(self._columns) + len(fresh) > MAX_COLUMNS:
+            self._columns.clear()
+            fresh = list(dict.fromkeys(texts))
+        if fresh:
+            embeddings = torch.from_numpy(self.encoder.encode(fresh).vectors_NH)
+            rows = self.features(embeddings, statistics_tensor(fresh), ngram_tensor(fresh))
+            self._columns.update(zip(fresh, rows.unbind(), strict=True))
+        return torch.stack([self._columns[text] for text in texts])
 
     def probabilities(
         self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object

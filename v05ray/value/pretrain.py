@@ -23,6 +23,7 @@ from v05ray.value.bundle import BundleInfo, save_bundle
 from v05ray.value.embedding import MINILM_ID, EmbeddingCache, MeanPooledEncoder, TextEncoder, torch_threads
 from v05ray.value.features import FeatureMap, statistics_tensor
 from v05ray.value.head import HeadConfig, ValueHead
+from v05ray.value.ngrams import ngram_tensor
 from v05ray.value.synthetic import TaskSampler
 
 NUM_PROJECTED = 32
@@ -56,7 +57,9 @@ def fit_features(
     features = FeatureMap(encoder.width, NUM_PROJECTED)
     features.fit(embeddings, statistics)
     with torch.no_grad():
-        columns = features.eval()(embeddings, statistics)[:, 1:]  # the sampler makes the difficulty column itself
+        columns = features.eval()(embeddings, statistics, ngram_tensor(questions))[
+            :, 1:
+        ]  # the sampler makes the difficulty column itself
     return features, list(columns.split([len(family) for family in bank.values()]))
 
 

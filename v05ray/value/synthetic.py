@@ -112,17 +112,33 @@ class TaskSampler:
         weights = weights * (self._uniform(4) < torch.tensor([0.85, 0.6, 0.5, 0.5])) + 1e-3
         return _standardise(weights @ parts)
 
-    def _difficulty(self, columns_NF: Tensor, cluster_N: Tensor, score_N: Tensor, luck_N: Tensor) -> Tensor:
-        """The hint [N]: nothing, or part truth, part what other policies found hard, part noise.
+    def _difficulty(
+        self,
+        columns_NF: Tensor,
+        cluster_N: Tensor,
+        score_N: Tensor,
+        luck_N: Tensor,
+        logit_N: Tensor,
+        num_support: int,
+    ) -> Tensor:
+        """The hint [N] in log-odds: nothing, or part truth, part what other policies found hard, part noise.
 
-        A little of what the other columns cannot explain is in it too, for a fitted direction sees all H dimensions.
+        A little of what the other columns cannot explain is in it too, for a fitted direction sees all H dimensions;
+        more of it in the support in half of the tasks, as where the direction was fitted on those very prompts. The
+        slope of the true log-odds on the hint is 1 up to a log-normal factor.
         """
         if float(self._uniform(1)) < 0.5:
             return torch.zeros_like(score_N)
         other_N = self._score(columns_NF, cluster_N)
         truth, wrong, noise = self._uniform(3) * torch.tensor([1.0, 1.0, 0.7])
         hidden = 0.3 * self._uniform(1)
-        return truth * score_N + wrong * other_N + hidden * luck_N + noise * self._normal(len(score_N))
+        hint_N = truth * score_N + wrong * other_N + hidden * luck_N + noise * self._normal(len(score_N))
+        hint_N = hint_N - hint_N.mean()
+        slope = (hint_N @ (logit_N - logit_N.mean())) / (hint_N @ hint_N + 1e-6)
+        factor = math.exp(0.35 * float(self._normal(1)))
+        if float(self._uniform(1)) < 0.5:
+            hint_N[:num_support] += 0.3 * self._uniform(1) * luck_N[:num_support]
+        return slope.clamp_min(0) * hint_N / factor
 
     def draw(self, num_tasks: int, num_support: int, num_queries: int, *, clarity: float = 0.0) -> TaskBatch:
         """A batch of tasks with S support and Q query rows each.
@@ -140,8 +156,9 @@ class TaskSampler:
             level = 1.3 * float(self._normal(1))
             score_N = self._score(columns_NF, cluster_N)
             luck_N = self._normal(num_rows)
-            rate_N = torch.sigmoid(level + explained * score_N + unexplained * luck_N)
-            difficulty_N = self._difficulty(columns_NF, cluster_N, score_N, luck_N)
+            logit_N = explained * score_N + unexplained * luck_N
+            rate_N = torch.sigmoid(level + logit_N)
+            difficulty_N = self._difficulty(columns_NF, cluster_N, score_N, luck_N, logit_N, num_support)
             num_rollouts = float(NUM_ROLLOUTS[self._integer(0, len(NUM_ROLLOUTS))])
             counts_S = torch.binomial(
                 torch.full((num_support,), num_rollouts), rate_N[:num_support], generator=self._generator

@@ -34,7 +34,9 @@ from v05ray.value.pretrain import Report, stderr_line
 from v05ray.value.scores import all_metrics, log_losses
 from v05ray.value.trust import fit_platt
 
-CALIBRATION_RIDGE = 8.0
+CALIBRATION_RIDGE = 400.0
+"""In scores. A few hundred of them say little about a head that is calibrated to begin with, and what they say is too
+cautious: the direction of difficulty is fitted anew afterwards, on more prompts."""
 
 
 class NotBetterThanBaseRate(RuntimeError):
@@ -125,7 +127,7 @@ def predict_rows(
 
 def _columns(features: FeatureMap, data: EncodedRecords, rows: np.ndarray) -> Tensor:
     texts = torch.from_numpy(data.text_N[rows])
-    return features(data.embeddings_UH[texts], data.statistics_US[texts])
+    return features(data.embeddings_UH[texts], data.statistics_US[texts], data.ngrams_UG[texts])
 
 
 def predict_by_policy(
@@ -195,6 +197,9 @@ class Trainer:
         self._policies = usable
         features.difficulty.requires_grad_(False)  # a closed-form fit on folds: gradients would only learn it by heart
         self._unseen_difficulty_U = set_difficulty(features, data, split.train, options.seed)
+        with torch.no_grad():
+            inputs_UC = features.inputs(data.embeddings_UH, data.statistics_US, data.ngrams_UG)
+            self._fitted_difficulty_U = features.difficulty(inputs_UC)[:, 0]
         adapter = [p for p in features.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             [
@@ -233,14 +238,15 @@ class Trainer:
         embeddings_NH = self.data.embeddings_UH[texts]
         spread = self.options.noise / math.sqrt(embeddings_NH.shape[1])
         noisy_NH = embeddings_NH + spread * torch.randn_like(embeddings_NH)
-        columns_ND = self.features(noisy_NH, self.data.statistics_US[texts])
-        fitted = self.features.difficulty(
-            self.features.inputs(self.data.embeddings_UH[texts], self.data.statistics_US[texts])
-        )[:, 0]
+        columns_ND = self.features(noisy_NH, self.data.statistics_US[texts], self.data.ngrams_UG[texts])
+        fitted = self._fitted_difficulty_U[texts]
         unseen = self._unseen_difficulty_U[texts]
         first_unseen = 0 if self.rng.random() < 0.5 else len(support)
         difficulty_N = torch.cat([fitted[:first_unseen], unseen[first_unseen:]])
-        return torch.cat([difficulty_N[:, None], columns_ND[:, 1:]], dim=1)
+        # A random sign per column and task: what a column means must be read off the support, not remembered. Only the
+        # difficulty keeps its sign, which means the same for every policy.
+        signs_D = torch.from_numpy(self.rng.choice([-1.0, 1.0], columns_ND.shape[1] - 1)).float()
+        return torch.cat([difficulty_N[:, None], columns_ND[:, 1:] * signs_D], dim=1)
 
     def train_step(self) -> float:
         """One update; returns its loss."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from v05ray.config import ValueConfig
 from v05ray.types import Prompt, SupportExample
@@ -21,6 +22,22 @@ def test_the_shipped_bundle_is_small_and_says_what_made_it():
     _, _, info = load_bundle(BUILT_IN)
     assert BUILT_IN.stat().st_size < 3_000_000
     assert info.command.startswith("v05ray value pretrain --seed")
+
+
+def test_every_column_of_the_shipped_head_changes_its_answer():
+    _, head, _ = load_bundle(BUILT_IN)
+    generator = torch.Generator().manual_seed(0)
+    num_columns = head.head_config.num_columns
+    support = torch.randn(128, num_columns, generator=generator)
+    labels = (support.sum(1) > 0).float()
+    queries = torch.randn(8, num_columns, generator=generator)
+    with torch.inference_mode():
+        cache = head.condition(support, labels)
+        plain = head.cached_margins(cache, queries)
+        for column in range(num_columns):
+            changed = queries.clone()
+            changed[:, column] += 1
+            assert float((head.cached_margins(cache, changed) - plain).abs().max()) > 1e-3, column
 
 
 def test_embeddings_are_unit_vectors_that_know_what_is_alike(encoder: MeanPooledEncoder):

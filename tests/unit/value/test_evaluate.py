@@ -55,7 +55,7 @@ def test_a_perfect_predictor_scores_perfectly_and_no_prompt_leaks():
 
 def test_an_unseen_policy_is_left_out_of_training_but_has_a_support():
     data, oracle = world(60, levels=(-1.0, 0.0, 1.0)), Oracle()
-    report = evaluate_unseen_policies(data, lambda: [oracle], num_resamples=5, report=quiet)
+    report = evaluate_unseen_policies(data, lambda: [oracle], num_splits=1, num_resamples=5, report=quiet)
     assert report.num_policies == 3
     for policy, (trained, (support, queries)) in enumerate(zip(oracle.trained_on, oracle.asked, strict=True)):
         assert policy not in data.policy_N[trained]

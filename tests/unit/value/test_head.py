@@ -88,11 +88,13 @@ def test_a_column_constant_in_the_support_is_ignored_and_moves_no_other(head: Va
     assert not torch.allclose(margins(head, support, labels, other), answer, atol=1e-6)
 
 
-def test_columns_may_have_any_scale_and_offset(head: ValueHead):
+def test_columns_may_have_any_offset_and_all_but_the_difficulty_any_scale(head: ValueHead):
     support, labels, queries = rows()
     scale = torch.tensor([1.0, 10.0, 0.1, 3.0, 1.0, 50.0])
-    scaled = margins(head, support * scale + 7, labels, queries * scale + 7)
-    assert torch.allclose(scaled, margins(head, support, labels, queries), atol=1e-4)
+    plain = margins(head, support, labels, queries)
+    assert torch.allclose(margins(head, support * scale + 7, labels, queries * scale + 7), plain, atol=1e-4)
+    scale[0] = 2.0
+    assert not torch.allclose(margins(head, support * scale, labels, queries * scale), plain, atol=1e-4)
 
 
 def test_gradients_reach_support_labels_and_queries(head: ValueHead):

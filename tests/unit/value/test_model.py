@@ -53,6 +53,17 @@ def test_one_prior_per_prompt_in_order_within_bounds():
     assert len({prior.value for prior in priors}) == 3
 
 
+def test_a_text_met_before_is_neither_embedded_nor_mapped_again():
+    encoder = HashEncoder()
+    model = make_model(encoder)
+    (first,) = model.predict(prompts("a"), support(20), policy_version=0, seed=0)
+    assert len(encoder.asked) == 21
+    (second,) = model.predict(prompts("a"), support(20, 1.0), policy_version=0, seed=0)
+    (third,) = model.predict(prompts("a"), support(20), policy_version=0, seed=0)
+    assert len(encoder.asked) == 21
+    assert first.value == third.value != second.value
+
+
 def test_a_small_support_gives_its_base_rate_and_says_so():
     model = make_model()
     # Laplace: (6 * 1 + 1) / (6 + 2) = .875, V = .75.
@@ -160,7 +171,7 @@ def rewrite(path: Path, change) -> None:
         (lambda t, h: t.update({"other.more": torch.zeros(1)}), r"unknown tensors: other\.more"),
         (lambda t, h: t.update({"features.mean_H": torch.zeros(3)}), r"mean_H \(3,\), expected \(16,\)"),
         (lambda t, h: t["features.mean_H"].fill_(math.nan), "NaN or infinity: mean_H"),
-        (lambda t, h: h.update(format=2), "has format 2, this version of v05ray reads 1"),
+        (lambda t, h: h.update(format=1), "has format 1, this version of v05ray reads 2"),
         (lambda t, h: h.update(statistics=[]), "text statistics"),
         (lambda t, h: h.update(info={}), "unreadable header"),
         (lambda t, h: h["info"]["head"].update(num_columns=22), "21 columns"),

@@ -81,7 +81,7 @@ def test_a_pickle_is_never_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.save({"model_state_dict": Sabotage()}, "v0.pt")
     with pytest.raises(ConfigError, match="not a torch file of plain tensors"):
         load_embedding(Path("v0.pt"), nn.Linear(3, 8), TokenAdapter(ADAPTER))
-    Path("head.ckpt").write_bytes(pickle.dumps(Sabotage()))
+    Path("head.ckpt").write_bytes(pickle.dumps(Sabotage(), protocol=2))
     with pytest.raises(ConfigError, match="not a torch file of plain tensors"):
         load_head(Path("head.ckpt"))
     assert not Path("pickle-was-run").exists()

@@ -146,7 +146,7 @@ def test_the_queries_difficulty_is_the_out_of_fold_one():
     support, queries = split.train[:20], split.train[20:30]
     columns = trainer._noisy_columns(support, queries)
     assert torch.equal(columns[20:, 0], trainer._unseen_difficulty_U[data.text_N[queries]])
-    fitted = features(data.embeddings_UH, data.statistics_US)[:, 0]
+    fitted = features(data.embeddings_UH, data.statistics_US, data.ngrams_UG)[:, 0]
     assert not torch.allclose(columns[20:, 0], fitted[data.text_N[queries]])
 
 
