@@ -33,6 +33,13 @@ def add_parsers(commands: Any) -> None:
     submit.add_argument(
         "--grace-s", type=int, default=300, metavar="S", help="time for a checkpoint when stopped (default: 300)"
     )
+    submit.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="RUN",
+        help="go on with RUN (a folder that every node sees; without one: the newest run of this name, if any)",
+    )
     submit.add_argument("--dry-run", action="store_true", help="say what would be sent and asked for, and end")
     submit.set_defaults(run=run_submit)
 
@@ -72,6 +79,7 @@ def run_submit(parsed: argparse.Namespace) -> int:
         included=parsed.include,
         limit_mib=parsed.limit_mib,
         grace_s=parsed.grace_s,
+        resume=parsed.resume,
     )
     size = f"{len(request.shipment.files)} files, {request.shipment.num_bytes / 2**20:.1f} MiB"
     if parsed.dry_run:

@@ -20,6 +20,8 @@ from v05ray.submit.working_dir import LIMIT_MIB, Shipment, collect
 
 GRACE_S = 300
 """How long a job told to stop may take for its step in progress and its checkpoint, in seconds; Ray's default is 3."""
+SAVING_SHARE = 0.8
+"""Of that time, what the run is given (`run.grace_s`): its actors and files still have to be put away."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ def make_request(
     base: Path | None = None,
     limit_mib: float = LIMIT_MIB,
     grace_s: int = GRACE_S,
+    resume: str | None = None,
 ) -> Request:
     """Checks a job and says what to ask the cluster for.
 
@@ -60,7 +63,8 @@ def make_request(
         included: further files and folders for the working directory.
         base: what relative paths start from; None means the current folder.
         limit_mib: largest working directory, in MiB.
-        grace_s: between the request to stop and the kill, in seconds.
+        grace_s: between the request to stop and the kill, in seconds; a run that would take longer is told so.
+        resume: what `v05ray train --resume` gets: a run's absolute folder, or `auto`.
 
     Raises:
         ConfigError: the job cannot run on a cluster as it is, or a secret would be stored.
@@ -71,6 +75,12 @@ def make_request(
     shipment, job_name = collect(job, included, base=base, limit_mib=limit_mib)
     _refuse_local_paths(config, shipment)
     command = ["python", "-m", "v05ray.cli", "train", job_name, "cluster.address=auto", *overrides]
+    if config.run.grace_s >= grace_s:
+        command.append(f"run.grace_s={grace_s * SAVING_SHARE:g}")
+    if resume is not None:
+        if resume != "auto" and not Path(resume).is_absolute():
+            raise ConfigError(f"--resume {resume} is relative; give the run's folder as every node sees it, or auto")
+        command += ["--resume", resume]
     entrypoint = shlex.join(command)
     stem = hashlib.sha256("\0".join([shipment.digest(), entrypoint, *sorted(env_names)]).encode()).hexdigest()[:8]
     return Request(

@@ -34,6 +34,18 @@ def test_the_command_joins_the_cluster_it_runs_on_and_quotes_what_a_shell_would_
     )
 
 
+def test_a_job_that_may_be_repeated_goes_on_with_its_run():
+    assert request(resume="auto").entrypoint.endswith(" --resume auto")
+    assert request(resume="/shared/runs/tiny").entrypoint.endswith(" --resume /shared/runs/tiny")
+    with pytest.raises(ConfigError, match="--resume runs/tiny is relative"):
+        request(resume="runs/tiny")
+
+
+def test_the_run_saves_itself_within_the_grace_that_the_job_has():
+    assert request(grace_s=100).entrypoint.endswith(" run.grace_s=80")
+    assert "run.grace_s" not in request().entrypoint
+
+
 def test_a_job_file_from_elsewhere_lands_in_jobs(tmp_path: Path):
     job = tmp_path / "mine.yaml"
     job.write_text(JOB.read_text())
