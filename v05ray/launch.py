@@ -165,6 +165,8 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
             ray.shutdown()
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # Ray puts sockets in there, whose paths may have at most 107 characters: never under the run's own folder.
     temp_dir = config.cluster.temp_dir or Path(tempfile.mkdtemp(prefix="v05ray-"))
     node = local_node(config)
@@ -271,9 +273,10 @@ class _Training:
                     progress.note(f"skipped a damaged checkpoint: {skipped}")
                 progress.note(f"resuming from {latest.folder.name}")
                 await trainer.resume(latest.folder)
-            with stop.waits_for_the_step():
+            with stop.waits_for_the_step(trainer, config.run.grace_s):
                 state = await trainer.run(stop.is_set)
-            await roles.learners.export(self._folder.model)
+            if not trainer.abandoned:  # else there is no time left
+                await roles.learners.export(self._folder.model)
         return state
 
     def _make_trainer(self, roles: Roles) -> Trainer:
@@ -299,29 +302,39 @@ class Stop:
     """What Ctrl-C and SIGTERM ask for: an end after the step in progress, or at once where no step is."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._asked, self._stepping = progress, False, False
+        self._progress, self._asked = progress, False
         self._task = asyncio.current_task()
+        self._trainer: Trainer | None = None
+        self._grace_s = 0.0
 
     def is_set(self) -> bool:
         """Whether to stop after this step."""
         return self._asked
 
-    def ask(self) -> None:
-        """The second time, and while the actors are only started: at once."""
-        if (self._asked or not self._stepping) and self._task is not None:
-            self._task.cancel()
+    def ask(self, number: signal.Signals) -> None:
+        """SIGTERM leaves a grace period, a person's Ctrl-C any time; the second one, or one between runs, ends at once.
+
+        Between runs, while actors start, everything that can be saved is saved.
+        """
+        if self._asked or self._trainer is None:
+            if self._task is not None:
+                self._task.cancel()
             return
         self._asked = True
-        self._progress.note("stopping after this step, with a checkpoint; once more to stop at once")
+        within = ""
+        if number == signal.SIGTERM:
+            self._trainer.leave_by(asyncio.get_running_loop().time() + self._grace_s)
+            within = f", within {self._grace_s:g} s"
+        self._progress.note(f"stopping after this step, with a checkpoint{within}; once more to stop at once")
 
     @contextlib.contextmanager
-    def waits_for_the_step(self) -> Iterator[None]:
-        """Inside, there are steps to finish."""
-        self._stepping = True
+    def waits_for_the_step(self, trainer: Trainer, grace_s: float) -> Iterator[None]:
+        """Inside, `trainer` has steps to finish."""
+        self._trainer, self._grace_s = trainer, grace_s
         try:
             yield
         finally:
-            self._stepping = False
+            self._trainer = None
 
 
 @contextlib.contextmanager
@@ -330,7 +343,7 @@ def _interruptible(progress: Progress) -> Iterator[Stop]:
     stop = Stop(progress)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.ask)
+        loop.add_signal_handler(number, stop.ask, number)
     try:
         yield stop
     finally:

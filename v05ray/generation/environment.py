@@ -24,6 +24,9 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
         variables |= {
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            # oneDNN keeps the code it compiles for every shape of a product, and a batch is of another shape at each
+            # step: its own limit of 1024 is half a gigabyte.
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
             # Some of vLLM's functions are compiled even in eager mode: 2 to 9 s at the first request, for nothing.
             "TORCHDYNAMO_DISABLE": "1",
         }

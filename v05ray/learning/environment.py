@@ -20,6 +20,7 @@ def environment(learner: LearnerConfig) -> dict[str, str]:
             "OMP_NUM_THREADS": str(learner.num_threads),
             # Threads that spin as they wait take a busy machine's cores: ten times the CPU time was measured for two.
             "OMP_WAIT_POLICY": "PASSIVE",
+            "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # of 1024 shapes, whose code grows a rank over hundreds of steps
             "THP_MEM_ALLOC_ENABLE": "1",  # huge pages for large tensors: fewer page faults
         }
     return variables
