@@ -55,6 +55,13 @@ class RunConfig(Section):
     max_restarts: int = Field(default=3, ge=0)
     """How often in a row the actors are started anew and the newest checkpoint loaded, after a learner rank, the
     scheduler or a node was lost or stood still; counted from 0 again once a further step is done."""
+    grace_s: float = Field(default=240.0, gt=0)
+    """After SIGTERM everything is saved within this many seconds: the step in progress is finished if it fits, else
+    given up and the last whole one checkpointed. Keep it below what the platform grants before it kills."""
+    silence_s: float = Field(default=60.0, gt=0)
+    """After so many seconds without progress the run says what it waits for."""
+    stall_s: float = Field(default=1800.0, gt=0)
+    """A stage without progress for so many seconds counts as lost: the actors are started anew (`max_restarts`)."""
 
 
 class ModelConfig(Section):
@@ -235,12 +242,26 @@ class RewardsConfig(Section):
     """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`."""
     num_workers: int = Field(default=1, ge=1)
     """Verifier processes; each is killed and replaced when it misses its deadline."""
+    max_workers: int | None = Field(default=None, ge=1)
+    """Verifier processes that a queue may bring in which verdicts wait for seconds; the extra ones end when idle. They
+    share the CPUs of `num_cpus`. None means `num_workers`."""
     deadline_s: float = Field(default=10.0, gt=0)
     """Longest time one verdict may take, in seconds."""
     memory_mib: int | None = Field(default=None, ge=16)
     """Memory a verifier may take beyond what its process starts with, in MiB; None means no limit."""
     num_cpus: float = Field(default=0.25, gt=0)
     """CPUs the reward actor reserves."""
+
+    @property
+    def most_workers(self) -> int:
+        """Verifier processes that there may be."""
+        return self.num_workers if self.max_workers is None else self.max_workers
+
+    @model_validator(mode="after")
+    def _workers_are_within(self) -> "RewardsConfig":
+        if self.most_workers < self.num_workers:
+            raise ValueError(f"num_workers <= max_workers must hold: {self.num_workers}, {self.most_workers}")
+        return self
 
 
 class LearnerConfig(Section):

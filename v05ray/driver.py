@@ -12,12 +12,14 @@ One step, as the data sees it:
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from v05ray import advantages
 from v05ray.advantages import Advantages, GroupView
@@ -34,7 +36,20 @@ from v05ray.progress import Progress
 from v05ray.samples import write_samples
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
-from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample, TrainSample
+from v05ray.types import (
+    DrawRequest,
+    Prior,
+    Prompt,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    StepReport,
+    SupportExample,
+    TrainSample,
+)
+from v05ray.watchdog import Watchdog, some
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,21 @@ class Trainer:
         self._priors = Priors(config.value)
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.state = RunState()
+        self.abandoned = False
+        """Whether `leave_by` has given up what was being done."""
+        self._work: asyncio.Task[Any] | None = None
+        """What `leave_by` may give up: a step before its update, an evaluation."""
+        self._checkpoint_s: float | None = None
+        """How long the last checkpoint took."""
+        generators, learner = config.generators, config.learner
+        self._watchdog = Watchdog(
+            note_s=config.run.silence_s,
+            # Never below what a single call may take, which has an error of its own.
+            limit_s=max(
+                config.run.stall_s, generators.draw_timeout_s, generators.load_timeout_s, learner.timeout_s + 60.0
+            ),
+            note=progress.note,
+        )
 
     @property
     def _parts(self) -> dict[str, Any]:
@@ -131,26 +161,67 @@ class Trainer:
         """Trains to `run.num_steps`, or until `stop()` is true after a step; either way it ends with a checkpoint."""
         config = self._config
         if self.state.step == 0:
-            await self._evaluate()
+            await self._unless_abandoned(self._evaluate())
         while self.state.step < config.run.num_steps and not stop():
-            report = await self._step()
+            # The learners have not changed yet when a step is given up: their gradients are never used.
+            before, scheduler = self._before_step(), await self._roles.scheduler.state_dict()
+            report = await self._unless_abandoned(self._step())
+            if report is None:
+                self._progress.note(f"gave step {self.state.step + 1} up: it would not be done in time")
+                for name, part_state in before.items():
+                    self._parts[name].load_state_dict(part_state)
+                if self.state.step > 0:
+                    await self._checkpoint(scheduler)
+                break
             self._roles.tracker.log_metrics(report.metrics, report.step)
             self._progress.step_done(report)
             every = config.evaluation.every
             last = self.state.step == config.run.num_steps
             if last or (every and self.state.step % every == 0):
-                await self._evaluate()
+                await self._unless_abandoned(self._evaluate())
             every = config.run.checkpoint_every
             if last or stop() or (every and self.state.step % every == 0):
                 await self._checkpoint()
         return self.state
 
+    def leave_by(self, deadline: float) -> None:
+        """Whatever is not done in time for a checkpoint by `deadline` (of the event loop's clock) is given up.
+
+        The last whole step's state is then checkpointed. For a stop with a grace period; `run`'s `stop` has to be true.
+        """
+        loop = asyncio.get_running_loop()
+        grace_s = deadline - loop.time()
+        reserve_s = min(grace_s / 2, 2 * self._checkpoint_s + 2 if self._checkpoint_s is not None else grace_s)
+        loop.call_at(deadline - reserve_s, self._abandon)
+
+    def _abandon(self) -> None:
+        if self._work is not None:
+            self.abandoned = True
+            self._work.cancel()
+
+    async def _unless_abandoned(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` returns; None where it was given up."""
+        task = self._work = asyncio.ensure_future(work)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if not self.abandoned:
+                raise
+            return None
+        finally:
+            self._work = None
+
+    def _before_step(self) -> dict[str, Any]:
+        """The state of those parts that change before a step's update."""
+        return json.loads(json.dumps({name: self._parts[name].state_dict() for name in ("stream", "priors")}))
+
     async def _step(self) -> StepReport:
         step = self.state.step + 1
         clock = Stopwatch()
         prompts = self._stream.next_batch()
-        with clock("prior"):
-            raw_priors = await self._raw_priors(prompts, step)
+        async with self._watchdog.stage("prior", step, lambda: "the value actors"):
+            with clock("prior"):
+                raw_priors = await self._raw_priors(prompts, step)
         batch = BatchRequest(
             step=step,
             policy_version=self.state.step,
@@ -165,11 +236,15 @@ class Trainer:
             await self._roll_out_and_learn(batch, groups, values, clock)
             actor_metrics = {"actor/update_skipped": 1.0}
             if any(self._counts(group) for group in groups):
-                with clock("update_actor"):
-                    actor_metrics = await self._roles.learners.step()
+                self._work = None  # from here on the step is carried through
+                async with self._watchdog.stage("update", step, lambda: "the learner ranks"):
+                    with clock("update_actor"):
+                        actor_metrics = await self._roles.learners.step()
+            self._work = None
             self.state.step = step
-            with clock("update_weights"):
-                await self._publish()
+            async with self._watchdog.stage("weights", step, lambda: f"the generators to load version {step}"):
+                with clock("update_weights"):
+                    await self._publish()
         self._remember(groups)
         self._last_groups = groups
         with clock("ledger"):
@@ -210,11 +285,19 @@ class Trainer:
         order = {prompt.prompt_id: index for index, prompt in enumerate(batch.prompts)}
         streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
         self._progress.batch_started(batch.step, len(batch.prompts))
+        waiting = dict.fromkeys(order)
+
+        def waits_for() -> str:
+            return f"{some(list(waiting))} at the scheduler" if waiting else "the learner ranks"
+
+        watched = self._watchdog.stage("draw, score and learn", batch.step, waits_for)
         with clock("step_rollout_and_learn"):
-            async with _Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
+            async with watched, _Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
                 with clock("gen"):
                     async for group in self._roles.scheduler.run(batch):
                         groups.append(group)
+                        del waiting[group.prompt.prompt_id]
+                        self._watchdog.progressed()
                         self._progress.group_sealed(group)
                         if streams:
                             self._learn_from([group], values, feeder)
@@ -298,15 +381,16 @@ class Trainer:
         clock = Stopwatch()
         with clock("testing"):
             self._progress.evaluation_started(self.state.step, len(self._eval_prompts))
-            report = await evaluate(
-                self._eval_prompts,
-                self._roles.scheduler.draw,
-                self._roles.rewards,
-                samples_per_prompt=self._config.evaluation.samples_per_prompt,
-                sampling=self._sampling,
-                seed=self._config.run.seed,
-                step=self.state.step,
-            )
+            async with self._watchdog.stage("evaluation", self.state.step, lambda: "draws and verdicts"):
+                report = await evaluate(
+                    self._eval_prompts,
+                    self._evaluation_draw,
+                    self._roles.rewards,
+                    samples_per_prompt=self._config.evaluation.samples_per_prompt,
+                    sampling=self._sampling,
+                    seed=self._config.run.seed,
+                    step=self.state.step,
+                )
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
         sampled = report.metrics.get(f"val/all/mean_at_{self._config.evaluation.samples_per_prompt}")
         if self.state.step == 0 and sampled is not None:
@@ -315,10 +399,18 @@ class Trainer:
         self._roles.tracker.log_metrics({**report.metrics, **clock.metrics()}, self.state.step)
         self._progress.evaluation_done(self.state.step, report.metrics)
 
-    async def _checkpoint(self) -> None:
+    async def _evaluation_draw(self, request: DrawRequest) -> list[Rollout]:
+        rollouts = await self._roles.scheduler.draw(request)
+        self._watchdog.progressed()
+        return rollouts
+
+    async def _checkpoint(self, scheduler: Mapping[str, Any] | None = None) -> None:
+        """`scheduler` is its state, where that is not the present one."""
+        started = time.monotonic()
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        state["scheduler"] = await self._roles.scheduler.state_dict()
+        state["scheduler"] = await self._roles.scheduler.state_dict() if scheduler is None else scheduler
         await self._checkpoints.save(self.state.step, state, self._roles.learners.save)
+        self._checkpoint_s = time.monotonic() - started
         count = self._config.tracking.num_sample_rollouts
         if count and self._last_groups:
             path = self._samples / f"step-{self.state.step:06d}.md"

@@ -1,6 +1,8 @@
 """The whole loop on in-process fakes behind the ports: real driver, scheduler, budget machine, ledger, checkpoints."""
 
+import asyncio
 import random
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
+from v05ray.watchdog import Stalled
 
 NAMES = [f"p{i}" for i in range(12)]
 
@@ -212,3 +215,65 @@ async def test_metrics_have_the_fields_names_and_hand_worked_values(tmp_path: Pa
         "perf/throughput",
     ):
         assert metrics[name] > 0
+
+
+async def test_a_step_that_does_not_fit_the_grace_is_given_up_and_nothing_of_it_counts(tmp_path: Path):
+    class Slow(FakeLearner):
+        async def accumulate(self, samples) -> None:
+            if self.num_steps == 1:
+                await asyncio.sleep(30)
+            await super().accumulate(samples)
+
+        async def step(self) -> dict[str, float]:
+            first.leave_by(asyncio.get_running_loop().time() + 0.4)
+            return await super().step()
+
+    whole = World()
+    expected = await (await trainer_of(config_of(), whole, tmp_path / "whole")).run()
+
+    folder, broken = tmp_path / "broken", World(learner=Slow())
+    first = await trainer_of(config_of(run={"checkpoint_every": 0}), broken, folder)
+    started = time.monotonic()
+    state = await first.run(lambda: first.abandoned)
+    assert first.abandoned
+    assert time.monotonic() - started < 5
+    assert state.step == 1
+    assert list(LedgerReader(folder / "ledger").steps) == [1]
+    (aside,) = LedgerReader(folder / "ledger").superseded
+    assert aside.steps == (2,)  # what was scored of the step given up
+
+    resumed = await trainer_of(config_of(), again := World(), folder)
+    latest = Checkpoints(folder, config_of().model_dump(mode="json"), keep=2).latest()
+    assert latest is not None
+    assert latest.step == 1
+    await resumed.resume(latest.folder)
+    assert (await resumed.run()).totals == expected.totals
+    assert again.learner.weight == whole.learner.weight
+
+
+async def test_what_was_scored_in_a_step_that_failed_is_kept_aside(tmp_path: Path):
+    class Broken(FakeLearner):
+        async def step(self) -> dict[str, float]:
+            raise RuntimeError("rank 1 is gone")
+
+    with pytest.raises(RuntimeError, match="rank 1 is gone"):
+        await (await trainer_of(config_of(), World(learner=Broken()), tmp_path)).run()
+    ledger = LedgerReader(tmp_path / "ledger")
+    assert ledger.steps == ()
+    (aside,) = ledger.superseded
+    assert aside.check_conservation().num_prompts == 4
+
+
+async def test_a_stage_that_stands_still_is_ended_and_named(tmp_path: Path):
+    class Frozen(FakeValuePool):
+        async def predict(self, prompts, support, *, policy_version, seed):
+            await asyncio.Event().wait()
+
+    bounds = {"stall_s": 0.1, "silence_s": 0.03}
+    config = config_of(
+        run=bounds, generators={"draw_timeout_s": 0.1, "load_timeout_s": 0.1}, learner={"timeout_s": 0.1}
+    )
+    trainer = await trainer_of(config, World(values=Frozen()), tmp_path, eval_names=())
+    trainer._watchdog._limit_s = 0.1  # a minute more than the learner's own, else
+    with pytest.raises(Stalled, match=r"step 1, prior: no progress for 0.1 s, waiting for the value actors"):
+        await trainer.run()

@@ -15,6 +15,8 @@ from v05ray.config import Config
 from v05ray.ports import RoleLost, Weights
 from v05ray.types import TrainSample
 
+SETUP_TIMEOUT_S = 1200.0
+"""Longest start of the gang, where `learner.timeout_s` is shorter: processes, libraries and the model are loaded."""
 DEATH_NOTICE_S = 10.0
 """How long Ray may take to say that a rank is dead, once its peers have lost their connection to it."""
 
@@ -138,7 +140,8 @@ class RayLearnerGroup:
         `learner.timeout_s`.
         """
         calls = [asyncio.ensure_future(_wait(getattr(rank, method).remote(*arguments))) for rank in self.actors]
-        done, pending = await asyncio.wait(calls, timeout=self._timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        timeout_s = max(self._timeout_s, SETUP_TIMEOUT_S) if method == "setup" else self._timeout_s
+        done, pending = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         if pending and any(call.exception() for call in done):
             # A dead rank's peers fail first, with an error of their own about a broken connection: ask who died.
             _, pending = await asyncio.wait(pending, timeout=DEATH_NOTICE_S, return_when=asyncio.FIRST_EXCEPTION)
@@ -155,7 +158,7 @@ class RayLearnerGroup:
         if pending:
             silent = ", ".join(str(rank) for rank, call in enumerate(calls) if call in pending)
             raise RoleLost(
-                f"learner rank {silent} (of {len(calls)}) did not finish {method!r} within {self._timeout_s:g} s; "
+                f"learner rank {silent} (of {len(calls)}) did not finish {method!r} within {timeout_s:g} s; "
                 "raise learner.timeout_s if the work is that long"
             )
         return [call.result() for call in calls]
