@@ -165,6 +165,8 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
             ray.shutdown()
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     # Ray puts sockets in there, whose paths may have at most 107 characters: never under the run's own folder.
     temp_dir = config.cluster.temp_dir or Path(tempfile.mkdtemp(prefix="v05ray-"))
     node = local_node(config)
