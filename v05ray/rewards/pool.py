@@ -10,6 +10,8 @@ counts. Several requests travel together, for one round trip each would cost mor
 
 import asyncio
 import logging
+import math
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import get_args
@@ -26,6 +28,10 @@ _SEND_TOGETHER = 16
 _LOGGED_FAILURES = 10
 """Of each verdict, this many failures are logged as warnings; a broken verifier would fill the log."""
 _KEPT_FAILURES = 200
+GROW_AFTER_S = 1.0
+"""Another worker is started when the first in the queue has waited for so long, and again as long as it does."""
+IDLE_S = 60.0
+"""A worker above `num_workers` that found nothing to do for so long ends."""
 _DEATHS_TO_BLAME = 2
 """A response is a `crash` once this many workers died over it: one may have been killed from outside."""
 
@@ -47,11 +53,12 @@ class _Job:
     result: asyncio.Future[ScoredRollout]
     num_deaths: int = 0
     """Workers that died over it."""
+    asked_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass
 class VerifierPool:
-    """`num_workers` verifier processes behind one queue.
+    """`num_workers` verifier processes behind one queue, and up to `max_workers` while the queue is long.
 
     Belongs to the event loop that first awaits `start` or `score`; `close` may be called from any thread.
     """
@@ -59,6 +66,8 @@ class VerifierPool:
     config: RewardsConfig
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
     """The latest verdicts `timeout`, `crash` and `error`."""
+    grow_after_s: float = GROW_AFTER_S
+    idle_s: float = IDLE_S
 
     def __post_init__(self) -> None:
         check_verifier(self.config.verifier.name, self.config.verifier.options)
@@ -68,6 +77,7 @@ class VerifierPool:
         self._num_restarts = 0
         self._workers: set[WorkerProcess] = set()
         self._servers: list[asyncio.Task[None]] = []
+        self._tending: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -100,9 +110,10 @@ class VerifierPool:
         return await job.result
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start by verdict, `restarts` of workers, and `queue_length`: requests not sent yet."""
+        """Counts since the start by verdict, and `restarts`; of now, `workers` and `queue_length` (not sent yet)."""
         counts = {verdict: self._verdicts[verdict] for verdict in get_args(Verdict)}
-        return {**counts, "restarts": self._num_restarts, "queue_length": len(self._waiting)}
+        now = {"workers": len(self._servers), "queue_length": len(self._waiting)}
+        return {**counts, "restarts": self._num_restarts, **now}
 
     def close(self) -> None:
         """Ends all workers and what they started, and waits for that; requests still waiting raise. Idempotent."""
@@ -120,8 +131,9 @@ class VerifierPool:
             raise RuntimeError("the verifier pool is closed")
 
     def _end(self) -> None:
-        for task in (*self._servers, *([self._starting] if self._starting else [])):
-            task.cancel()
+        for task in (*self._servers, self._starting, self._tending):
+            if task is not None:
+                task.cancel()
         while self._waiting:
             self._raise_closed(self._waiting.popleft())
         for worker in self._workers:
@@ -143,12 +155,30 @@ class VerifierPool:
                 name = self.config.verifier.name
                 raise ConfigError(f"verifier {name!r} could not be started: {error}; try it on its own") from error
             raise error
-        self._servers = [asyncio.create_task(self._serve(worker)) for worker in workers]
-        for server in self._servers:
-            server.add_done_callback(self._server_ended)
+        for worker in workers:
+            self._employ(worker)
+        if self.config.most_workers > self.config.num_workers:
+            self._tending = asyncio.create_task(self._tend())
+
+    def _employ(self, worker: WorkerProcess, *, idle_s: float | None = None) -> None:
+        server = asyncio.create_task(self._serve(worker, idle_s))
+        self._servers.append(server)
+        server.add_done_callback(self._server_ended)
+
+    async def _tend(self) -> None:
+        """One more worker whenever the queue does not get shorter by those that there are."""
+        while True:
+            await asyncio.sleep(self.grow_after_s / 2)
+            oldest = self._waiting[0].asked_at if self._waiting else math.inf
+            late = time.monotonic() - oldest > self.grow_after_s
+            if late and len(self._servers) < self.config.most_workers:
+                worker = await self._spawn_or_log()
+                if worker is not None:
+                    self._employ(worker, idle_s=self.idle_s)
 
     def _server_ended(self, server: asyncio.Task[None]) -> None:
-        """A serving task never ends but by `close`; if it does, that is a fault here, and nobody must wait for ever."""
+        """Beyond `num_workers` they end when idle; an error is a fault here, and nobody must wait for ever."""
+        self._servers.remove(server)
         if not server.cancelled() and (error := server.exception()) is not None:
             log.error("the verifier pool is broken", exc_info=error)
             self.close()
@@ -170,12 +200,18 @@ class VerifierPool:
         worker.hang_up()
         self._workers.discard(worker)
 
-    async def _serve(self, worker: WorkerProcess | None) -> None:
-        """One worker's work, and its successors', for ever."""
+    async def _serve(self, worker: WorkerProcess | None, idle_s: float | None) -> None:
+        """One worker's work, and its successors', until there has been none for `idle_s`; None: for ever."""
         while True:
             if worker is None or not worker.alive:
                 worker = await self._replace(worker)
-            jobs = await self._take()
+            try:
+                async with asyncio.timeout(idle_s):
+                    jobs = await self._take()
+            except TimeoutError:
+                if worker is not None:
+                    self._discard(worker)
+                return
             if worker is not None and worker.alive:
                 if not await self._judge(worker, jobs):
                     worker = await self._replace(worker)
@@ -186,10 +222,14 @@ class VerifierPool:
                     self._finish(job, -1.0, "crash", "no worker could be started")
 
     async def _replace(self, worker: WorkerProcess | None) -> WorkerProcess | None:
-        """A fresh worker; None if it could not be started (it could at first, so the machine is at fault: log it)."""
+        """A fresh worker; None if it could not be started."""
         if worker is not None:
             self._discard(worker)
         self._num_restarts += 1
+        return await self._spawn_or_log()
+
+    async def _spawn_or_log(self) -> WorkerProcess | None:
+        """None if it could not be started; the first ones could, so the machine is at fault: log it."""
         try:
             return await self._spawn()
         except (ConfigError, OSError, TimeoutError, WorkerDied) as error:
@@ -205,7 +245,7 @@ class VerifierPool:
                 break
             self._arrived.clear()
             await self._arrived.wait()
-        fair = -(-len(self._waiting) // self.config.num_workers)
+        fair = -(-len(self._waiting) // len(self._servers))
         return [self._waiting.popleft() for _ in range(min(fair, _SEND_TOGETHER))]
 
     def _put_back(self, jobs: list[_Job]) -> None:

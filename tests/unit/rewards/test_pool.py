@@ -74,7 +74,7 @@ async def test_verdicts_are_counted_and_failures_are_named():
             RIGHT,
         ]
         expected = {"correct": 2, "wrong": 1, "partial": 1, "error": 1, "timeout": 0, "crash": 0}
-        assert pool.stats() == {**expected, "restarts": 0, "queue_length": 0}
+        assert pool.stats() == {**expected, "restarts": 0, "workers": 1, "queue_length": 0}
         (failure,) = pool.failures
         assert (failure.prompt_id, failure.sample_index, failure.verdict) == ("p1", 3, "error")
         assert failure.message == "ValueError: on purpose: value"
@@ -326,3 +326,32 @@ async def test_no_descriptors_and_no_processes_are_left():
         await asyncio.sleep(0.05)
     assert process.num_fds() == num_fds
     assert len(process.children(recursive=True)) == num_children
+
+
+async def test_a_long_queue_brings_workers_and_idleness_takes_them_away():
+    config = RewardsConfig.model_validate({"verifier": HOSTILE, "num_workers": 1, "max_workers": 3})
+    pool = VerifierPool(config, grow_after_s=0.2, idle_s=0.5)
+    try:
+        await pool.start()
+        assert pool.stats()["workers"] == 1
+        scoring = asyncio.create_task(verdicts(pool, *["sleeps 0.3"] * 40))
+        assert await eventually(lambda: pool.stats()["workers"] == 3)
+        assert await scoring == [RIGHT] * 40
+        assert await eventually(lambda: pool.stats()["workers"] == 1)
+        assert len(psutil.Process().children()) == 1
+        assert await verdicts(pool, "right") == [RIGHT]
+        assert pool.stats()["restarts"] == 0
+    finally:
+        pool.close()
+
+
+async def test_without_a_higher_bound_a_long_queue_brings_nobody():
+    pool = VerifierPool(RewardsConfig.model_validate({"verifier": HOSTILE}), grow_after_s=0.05)
+    try:
+        await pool.start()
+        assert await verdicts(pool, *["sleeps 0.2"] * 5) == [RIGHT] * 5
+        assert pool.stats()["workers"] == 1
+    finally:
+        pool.close()
+    with pytest.raises(ValueError, match="num_workers <= max_workers must hold: 2, 1"):
+        RewardsConfig(num_workers=2, max_workers=1)
