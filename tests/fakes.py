@@ -240,12 +240,18 @@ class FakeLearner:
         self.pending.clear()
         return {"actor/grad_norm": abs(gradient), "actor/num_samples": float(num_samples)}
 
+    async def abandon(self) -> None:
+        """Forgets the samples."""
+        self.pending.clear()
+
     async def weights(self, version: int) -> Weights:
         """The one weight."""
         return Weights(version, payload=self.weight, num_bytes=8)
 
     async def save(self, folder: Path) -> None:
-        """Writes `learner.json`."""
+        """Writes `learner.json`; refuses between `accumulate` and `step`."""
+        if self.pending:
+            raise RuntimeError("save() between accumulate() and step() would lose gradients")
         _write_json(folder / "learner.json", {"weight": self.weight, "num_steps": self.num_steps})
 
     async def load(self, folder: Path) -> None:

@@ -132,10 +132,13 @@ class Checkpoints:
             await write_learner(hidden / "learner")
             version = step if policy_version is None else policy_version
             await asyncio.to_thread(self._finish, hidden, final, step, version)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            reason = _refusal(error)
+            if reason is None:
+                raise
             raise CheckpointError(
-                f"cannot write the checkpoint of step {step} at {final}: {error.strerror or error}; free some space "
-                "or lower run.keep_checkpoints, and resume from the one before"
+                f"cannot write the checkpoint of step {step} at {final}: {reason}; free some space or lower "
+                "run.keep_checkpoints, and go on from the one before with --resume"
             ) from error
         return final
 
@@ -224,6 +227,20 @@ def check_config(saved: Mapping[str, Any], wanted: Mapping[str, Any], *, where: 
 
 
 _UNSET = object()
+
+
+def _refusal(error: OSError | RuntimeError) -> str | None:
+    """Why the disk refused; None where it did not. torch's writer says so in a RuntimeError without a number."""
+    cause = getattr(error, "cause", None) or error  # of an error that came from an actor
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    if isinstance(cause, RuntimeError) and any(sign in str(cause) for sign in _TORCH_WRITER):
+        return f"the disk takes no more ({str(cause).splitlines()[0]})"
+    return None
+
+
+_TORCH_WRITER = ("inline_container.cc", "PytorchStreamWriter")
+"""What torch names when a file cannot be written to its end."""
 
 
 def _require_json(value: Any, place: str) -> None:

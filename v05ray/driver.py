@@ -171,6 +171,7 @@ class Trainer:
                 for name, part_state in before.items():
                     self._parts[name].load_state_dict(part_state)
                 if self.state.step > 0:
+                    await self._roles.learners.abandon()
                     await self._checkpoint(scheduler)
                 break
             self._roles.tracker.log_metrics(report.metrics, report.step)

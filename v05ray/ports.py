@@ -144,6 +144,10 @@ class LearnerGroup(Protocol):
         """One optimiser step over everything accumulated; returns the `actor/...` metrics."""
         ...
 
+    async def abandon(self) -> None:
+        """No step will be made of what was accumulated since the last one; only `save` and `export` may follow."""
+        ...
+
     async def weights(self, version: int) -> Weights:
         """The current weights, ready for `Generator.load_weights`."""
         ...

@@ -297,3 +297,33 @@ def test_a_killed_run_has_its_last_checkpoint(tmp_path):
     assert latest.skipped == ()
     last = max(acknowledged, default=5)
     assert checkpoints.load(latest.folder).step in (last, last + 1)
+
+
+def test_a_full_disk_is_a_clear_error_and_the_checkpoint_before_is_whole(tmp_path):
+    import torch
+
+    before = save(tmp_path, 1)
+
+    async def write_bytes(folder: Path) -> None:
+        (folder / "model.bin").symlink_to("/dev/full")  # the kernel's own ENOSPC
+        (folder / "model.bin").write_bytes(b"weights" * 10_000)
+
+    async def write_tensors(folder: Path) -> None:
+        (folder / "model.pt").symlink_to("/dev/full")
+        torch.save(torch.zeros(1_000_000), folder / "model.pt")
+
+    async def fail(folder: Path) -> None:
+        raise RuntimeError("NaN in the weights")
+
+    checkpoints = Checkpoints(tmp_path, CONFIG)
+    place = rf"cannot write the checkpoint of step 2 at {tmp_path}/checkpoints/step-000002: "
+    with pytest.raises(CheckpointError, match=rf"{place}No space left on device; free some space or lower"):
+        asyncio.run(checkpoints.save(2, {}, write_bytes))
+    with pytest.raises(CheckpointError, match=rf"{place}the disk takes no more .*; free some space or lower"):
+        asyncio.run(checkpoints.save(2, {}, write_tensors))
+    with pytest.raises(RuntimeError, match="NaN in the weights") as caught:
+        asyncio.run(checkpoints.save(2, {}, fail))
+    assert not isinstance(caught.value, CheckpointError)
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert (latest.folder, latest.step) == (before, 1)

@@ -56,6 +56,10 @@ class LearnerActor:
         """One optimiser step."""
         return self._learner.step()
 
+    def abandon(self) -> None:
+        """Ends the work, so that it can be saved as it was after the last step."""
+        self._learner.abandon()
+
     def put_weights(self, version: int) -> tuple[list[Any], int]:
         """(object references of the packed buckets, bytes) on rank 0; (nothing, 0) on the others, which only gather."""
         from v05ray.weights import pack
@@ -115,6 +119,10 @@ class RayLearnerGroup:
     async def step(self) -> dict[str, float]:
         """One optimiser step; rank 0's metrics, which are those of all."""
         return (await self._all("step"))[0]
+
+    async def abandon(self) -> None:
+        """No step is made of what was accumulated."""
+        await self._all("abandon")
 
     async def weights(self, version: int) -> Weights:
         """Packed into the object store by rank 0."""

@@ -70,6 +70,7 @@ class Learner:
         self._model, self._config = model, learner
         self._seed, self._temperature = seed, temperature
         self._max_response_tokens = max_response_tokens
+        self._abandoned = False
         self._device = torch.device("cuda", 0) if learner.num_gpus > 0 else torch.device("cpu")
         self._forget()
 
@@ -112,6 +113,8 @@ class Learner:
 
         Samples whose advantages are all 0 are counted but not computed, unless a KL penalty moves them too.
         """
+        if self._abandoned:
+            raise RuntimeError("accumulate() after abandon(): the gradients of an abandoned step are still there")
         start = time.perf_counter()
         shares = plan(
             samples,
@@ -262,12 +265,19 @@ class Learner:
         tokenizer = AutoTokenizer.from_pretrained(self._model.path, trust_remote_code=self._model.trust_remote_code)
         tokenizer.save_pretrained(folder)
 
+    def abandon(self) -> None:
+        """No step will be made of what was accumulated since the last: the state to save is the one after that.
+
+        The gradients stay where they are, so nothing can be accumulated any more.
+        """
+        self._abandoned = True
+
     def save(self, folder: Path) -> None:
         """Collective. Everything that `load` needs to go on bit by bit as if nothing had happened.
 
-        Raises RuntimeError between `accumulate` and `step`: gradients are not saved.
+        Raises RuntimeError between `accumulate` and `step` (or `abandon`): gradients are not saved.
         """
-        if self._num_calls:
+        if self._num_calls and not self._abandoned:
             raise RuntimeError("save() between accumulate() and step() would lose gradients; call step() first")
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder)
