@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 CENSUS_TICKS = 5
 """Ticks from one question for memory to the next."""
+LAST_LOOK_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +105,12 @@ async def elastic(
     fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), voice.event)
     watch = _Watch(fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
     task = asyncio.create_task(watch.run())
+    task.add_done_callback(watch.ended)
     try:
         yield
     finally:
         task.cancel()
         await asyncio.wait([task])
-        if not task.cancelled() and (error := task.exception()):
-            log.error("the number of generators was not looked after any more", exc_info=error)
-            voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
         await fleet.close()
         await watch.close()
 
@@ -140,11 +139,17 @@ class _Watch:
                 await asyncio.to_thread(self._voice.say, self._status)
                 await asyncio.sleep(TICK_S)
 
+    def ended(self, task: asyncio.Task[None]) -> None:
+        """A fault here costs the run its elasticity, not its life; it is told at once."""
+        if not task.cancelled() and (error := task.exception()):
+            log.error("nobody looks after the number of generators any more", exc_info=error)
+            self._voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
+
     async def close(self) -> None:
         """The last words, which stay in the folder."""
         self._census.close()
-        with contextlib.suppress(RayActorError):  # lost: what was last seen has to do
-            seen = await self._fleet.pool.look()
+        with contextlib.suppress(RayActorError, TimeoutError):  # lost or frozen: what was last seen has to do
+            seen = await asyncio.wait_for(self._fleet.pool.look(), LAST_LOOK_S)
             self._status = replace(self._status, step=seen.version)
         self._voice.say(
             replace(self._status, time=time.time(), state="ended", generators={}, outstanding_tokens=0, backlog_s=None)
