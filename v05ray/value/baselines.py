@@ -91,13 +91,14 @@ def _fit_logistic(x_NF: np.ndarray, rate_N: np.ndarray, strength: float):
 class PooledLogistic:
     """Logistic regression over all policies: embedding, statistics, and an intercept per policy (one-hot).
 
-    For a policy that it never saw, `shift_by_support=False` uses no policy intercept at all (a plain global
-    regression); True fits the intercept on the support, which is the fairest rival of an in-context model.
+    For a policy that it never saw, the plain one uses no policy intercept at all (a global regression); the shifted one
+    fits the intercept on the support, which is the fairest rival of an in-context model.
     """
 
-    def __init__(self, *, shift_by_support: bool = False) -> None:
-        self.name = "logistic_shifted" if shift_by_support else "logistic"
-        self._shift = shift_by_support
+    def __init__(self, *, shifted: "PooledLogistic | None" = None) -> None:
+        """`shifted`: another one, which is fitted before this one and whose regression this one shifts."""
+        self.name = "logistic_shifted" if shifted else "logistic"
+        self._other = shifted
 
     def _design(self, data: EncodedRecords, rows: np.ndarray) -> np.ndarray:
         one_hot_NP = np.eye(len(data.policies))[data.policy_N[rows]]
@@ -109,6 +110,9 @@ class PooledLogistic:
         """Chooses the regularisation on three folds split by prompt, then fits all rows."""
         from v05ray.value.scores import log_losses
 
+        if self._other is not None:
+            self._seen, self._model = self._other._seen, self._other._model
+            return
         self._seen = np.isin(np.arange(len(data.policies)), data.policy_N[train_rows])
         x_NF, rate_N = self._design(data, train_rows), data.rate_N[train_rows]
         fold_U = np.random.default_rng(seed).integers(0, 3, len(data.texts))
@@ -127,7 +131,7 @@ class PooledLogistic:
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
         """The regression's rates, with the support's intercept where asked for."""
         margins_Q = self._model.decision_function(self._design(data, query_rows))
-        if self._shift:
+        if self._other is not None:
             margins_S = self._model.decision_function(self._design(data, support_rows))
             margins_Q = margins_Q + _best_shift(margins_S, data.rate_N[support_rows])
         return 1 / (1 + np.exp(-margins_Q))
@@ -160,7 +164,7 @@ class DirectionAlone:
         texts = np.unique(data.text_N[train_rows])
         features.fit(data.embeddings_UH[texts], data.statistics_US[texts])
         inputs_UC = inputs_of_texts(features, data)
-        direction_C, _ = cross_fit(inputs_UC, data, train_rows, np.random.default_rng(seed))
+        direction_C, _, _ = cross_fit(inputs_UC, data, train_rows, np.random.default_rng(seed))
         self._margin_U = inputs_UC @ direction_C
 
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
@@ -192,4 +196,6 @@ class GaussianProcess:
 
 def all_baselines() -> Sequence[Predictor]:
     """A fresh one of each."""
-    return (BaseRate(), NearestNeighbours(), GaussianProcess(), PooledLogistic(), PooledLogistic(shift_by_support=True))
+    logistic = PooledLogistic()
+    shifted = PooledLogistic(shifted=logistic)
+    return BaseRate(), NearestNeighbours(), GaussianProcess(), logistic, shifted, DirectionAlone()

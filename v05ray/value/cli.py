@@ -4,7 +4,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from v05ray.ports import Tracker
 from v05ray.registry import ConfigError
 
 if TYPE_CHECKING:
+    from v05ray.value.evaluate import EvaluationReport
     from v05ray.value.model import EmbeddedBackend
     from v05ray.value.records import ValueRecord
 
@@ -190,18 +191,21 @@ def _eval(parsed: argparse.Namespace) -> int:
 
     if parsed.context is not None and (parsed.train or parsed.unseen_policies):
         raise ConfigError("--train and --unseen-policies hold prompts of --data out themselves; leave --context away")
+    reports = []
     with torch_threads(1):
-        reports = _evaluate(parsed)
+        for report in _evaluate(parsed):
+            reports.append(report)
+            if not parsed.json:
+                print(f"{report.to_text()}\n", flush=True)
     if parsed.json:
         print(json.dumps([report.to_json() for report in reports], indent=1))
-    else:
-        print("\n\n".join(report.to_text() for report in reports))
     if parsed.plot is not None:
         parsed.plot.write_text(reliability_svg(reports[0].reliability), encoding="utf-8")
     return 0
 
 
-def _evaluate(parsed: argparse.Namespace) -> list[Any]:
+def _evaluate(parsed: argparse.Namespace) -> "Iterator[EvaluationReport]":
+    """One report after the other, as they are done."""
     import numpy as np
 
     from v05ray.value import evaluate
@@ -220,7 +224,8 @@ def _evaluate(parsed: argparse.Namespace) -> list[Any]:
         context = _records(parsed.context, parsed.prompts)
         data = encode_records([*context, *records], backend.encoder)
         rows = np.arange(len(context) + len(records))
-        return [evaluate.evaluate_pool(data, rows[: len(context)], rows[len(context) :], backend, **shared)]
+        yield evaluate.evaluate_pool(data, rows[: len(context)], rows[len(context) :], backend, **shared)
+        return
     data = encode_records(records, backend.encoder)
 
     def predictors() -> list[Predictor]:
@@ -230,10 +235,9 @@ def _evaluate(parsed: argparse.Namespace) -> list[Any]:
         return [v0, *all_baselines()]
 
     shared["share"] = parsed.held_out
-    reports = [evaluate.evaluate_splits(data, predictors, num_splits=parsed.splits, **shared)]
+    yield evaluate.evaluate_splits(data, predictors, num_splits=parsed.splits, **shared)
     if parsed.unseen_policies:
-        reports.append(evaluate.evaluate_unseen_policies(data, predictors, num_splits=parsed.splits, **shared))
-    return reports
+        yield evaluate.evaluate_unseen_policies(data, predictors, num_splits=parsed.splits, **shared)
 
 
 def _predict(parsed: argparse.Namespace) -> int:

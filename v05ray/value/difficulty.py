@@ -28,9 +28,9 @@ def inputs_of_texts(features: FeatureMap, data: EncodedRecords) -> np.ndarray:
 
 
 def fit_direction(
-    x_NC: np.ndarray, rate_N: np.ndarray, policy_N: np.ndarray, strength: float
+    x_NC: np.ndarray, rate_N: np.ndarray, policy_N: np.ndarray, strength: float, *, tolerance: float = 1e-6
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(u [C], b [P]) by L-BFGS on the strictly convex objective above."""
+    """(u [C], b [P]) by L-BFGS on the strictly convex objective above, until no gradient exceeds `tolerance`."""
     num_policies = int(policy_N.max()) + 1
     inputs_NC, target_N = torch.from_numpy(x_NC), torch.from_numpy(rate_N)
     place_N = torch.from_numpy(policy_N.astype(np.int64))
@@ -39,7 +39,7 @@ def fit_direction(
     optimiser = torch.optim.LBFGS(
         [u_C, b_P],
         max_iter=500,
-        tolerance_grad=1e-6,
+        tolerance_grad=tolerance,
         tolerance_change=0,
         history_size=20,
         line_search_fn="strong_wolfe",
@@ -59,8 +59,8 @@ def fit_direction(
 
 def cross_fit(
     x_UC: np.ndarray, data: EncodedRecords, rows: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """(u [C], out-of-fold margins [U]): the direction of all `rows`, and each text's margin from folds without it.
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(u [C], out-of-fold margins [U], lambda): the direction of all `rows`, each text's margin from folds without it.
 
     Folds are drawn by text, the strength is the one with the least out-of-fold loss. Texts outside `rows` get u . c.
     """
@@ -74,7 +74,9 @@ def cross_fit(
             outside = fold_U[text_N] != fold
             if outside.all() or not outside.any():
                 continue
-            u_C, b_P = fit_direction(x_UC[text_N[outside]], rate_N[outside], policy_N[outside], strength)
+            u_C, b_P = fit_direction(
+                x_UC[text_N[outside]], rate_N[outside], policy_N[outside], strength, tolerance=1e-3
+            )
             margins_U[fold_U == fold] = x_UC[fold_U == fold] @ u_C
             b_P = np.append(b_P, np.zeros(len(data.policies) - len(b_P)))
             p = 1 / (1 + np.exp(-(margins_U[text_N[~outside]] + b_P[policy_N[~outside]])))
@@ -87,4 +89,4 @@ def cross_fit(
     known_U = np.zeros(len(data.texts), bool)
     known_U[text_N] = True
     margins_U[~known_U] = x_UC[~known_U] @ u_C
-    return u_C, margins_U
+    return u_C, margins_U, best[1]

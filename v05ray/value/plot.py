@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from v05ray.value.scores import ReliabilityBin
 
 _SIZE, _MARGIN = 360, 48
-_COLOURS = ("#1f6feb", "#8b949e", "#d29922", "#a371f7", "#2da44e", "#cf222e")
+_COLOURS = ("#1f6feb", "#8b949e", "#d29922", "#a371f7", "#2da44e", "#cf222e", "#8a4600")
 
 
 def _place(predicted: float, observed: float) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.budgets import DEFAULT_TRAIN_STEPS
 from v05ray.value.bundle import BUILT_IN, load_bundle, save_bundle
-from v05ray.value.difficulty import cross_fit, inputs_of_texts
+from v05ray.value.difficulty import cross_fit, fit_direction, inputs_of_texts
 from v05ray.value.encoded import EncodedRecords
 from v05ray.value.features import FeatureMap
 from v05ray.value.head import ValueHead
@@ -175,13 +175,24 @@ def task_loss(margins_TQ: Tensor, rates_TQ: Tensor, pairwise_weight: float) -> T
     return loss
 
 
-def set_difficulty(features: FeatureMap, data: EncodedRecords, rows: np.ndarray, seed: int) -> Tensor:
-    """Fits the direction of difficulty on `rows`; returns each text's value [U] as a direction without it gives it."""
+def set_difficulty(features: FeatureMap, data: EncodedRecords, rows: np.ndarray, seed: int) -> tuple[Tensor, float]:
+    """Fits the direction of difficulty on `rows`.
+
+    Returns each text's value [U] as a direction without it gives it, and the strength that the folds chose.
+    """
     folds = np.random.default_rng(derive_seed("value folds", seed))
-    direction_C, margins_U = cross_fit(inputs_of_texts(features, data), data, rows, folds)
+    direction_C, margins_U, strength = cross_fit(inputs_of_texts(features, data), data, rows, folds)
     with torch.no_grad():
         features.difficulty.weight.copy_(torch.from_numpy(direction_C)[None])
-    return torch.from_numpy(margins_U).float()
+    return torch.from_numpy(margins_U).float(), strength
+
+
+def refit_difficulty(features: FeatureMap, data: EncodedRecords, rows: np.ndarray, strength: float) -> None:
+    """Fits the direction anew, on more rows, with the strength that is known to suit."""
+    x_NC = inputs_of_texts(features, data)[data.text_N[rows]]
+    direction_C, _ = fit_direction(x_NC, data.rate_N[rows], data.policy_N[rows], strength)
+    with torch.no_grad():
+        features.difficulty.weight.copy_(torch.from_numpy(direction_C)[None])
 
 
 class Trainer:
@@ -196,7 +207,7 @@ class Trainer:
             raise ConfigError("no policy has 32 prompts to train on; give more records per (dataset, model, step)")
         self._policies = usable
         features.difficulty.requires_grad_(False)  # a closed-form fit on folds: gradients would only learn it by heart
-        self._unseen_difficulty_U = set_difficulty(features, data, split.train, options.seed)
+        self._unseen_difficulty_U, self.strength = set_difficulty(features, data, split.train, options.seed)
         with torch.no_grad():
             inputs_UC = features.inputs(data.embeddings_UH, data.statistics_US, data.ngrams_UG)
             self._fitted_difficulty_U = features.difficulty(inputs_UC)[:, 0]
@@ -417,7 +428,7 @@ def fit(
     calibration = fit_platt(pairs, ridge=CALIBRATION_RIDGE)
     # The validation prompts have done their work: the direction may learn from them too. It is a convex fit with a
     # ridge chosen on folds, so nothing is left to stop early.
-    set_difficulty(features, data, np.concatenate([split.train, split.validation]), options.seed)
+    refit_difficulty(features, data, np.concatenate([split.train, split.validation]), trainer.strength)
     return TrainedValue(features, head, calibration, trainer.best_step, trainer.best_loss, base)
 
 

@@ -24,7 +24,7 @@ def test_the_direction_finds_what_is_hard_for_prompts_it_never_saw():
     features.fit(data.embeddings_UH, data.statistics_US)
     x = inputs_of_texts(features, data)
     train_rows = np.flatnonzero(data.text_N < 120)
-    u, margins = cross_fit(x, data, train_rows, np.random.default_rng(0))
+    u, margins, _ = cross_fit(x, data, train_rows, np.random.default_rng(0))
     unseen = data.text_N >= 120
     assert auc(margins[data.text_N[unseen]], data.rate_N[unseen]) > 0.85
     assert u.shape == (16 + len(STATISTICS) + NUM_BUCKETS,)
@@ -39,6 +39,6 @@ def test_out_of_fold_margins_do_not_know_their_own_prompt():
     features = FeatureMap(16, 4)
     features.fit(data.embeddings_UH, data.statistics_US)
     x = inputs_of_texts(features, data)
-    u, margins = cross_fit(x, data, np.arange(len(noise)), np.random.default_rng(0))
+    u, margins, _ = cross_fit(x, data, np.arange(len(noise)), np.random.default_rng(0))
     assert auc(x[data.text_N] @ u, noise) > 0.6
     assert auc(margins[data.text_N], noise) < 0.6

@@ -103,7 +103,8 @@ def test_the_shifted_regression_meets_the_support_of_a_policy_it_never_saw():
     data = world(60, levels=(-2.0, 2.0), slope=0.5)
     train_rows = np.flatnonzero((data.text_N < 45) & (data.policy_N == 0))
     support, queries = data.rows_of(1, np.flatnonzero(data.text_N < 45)), data.rows_of(1, np.arange(120))
-    plain, shifted = PooledLogistic(), PooledLogistic(shift_by_support=True)
+    plain = PooledLogistic()
+    shifted = PooledLogistic(shifted=plain)
     for model in (plain, shifted):
         model.fit(data, train_rows, 0)
     assert plain.predict(data, support, queries).mean() < 0.6
