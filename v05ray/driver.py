@@ -120,6 +120,8 @@ class Trainer:
         """Whether `leave_by` has given up what was being done."""
         self._work: asyncio.Task[Any] | None = None
         """What `leave_by` may give up: a step before its update, an evaluation."""
+        self._running: asyncio.Task[Any] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
         self._checkpoint_s: float | None = None
         """How long the last checkpoint took."""
         generators, learner = config.generators, config.learner
@@ -159,6 +161,14 @@ class Trainer:
 
     async def run(self, stop: Callable[[], bool] = lambda: False) -> RunState:
         """Trains to `run.num_steps`, or until `stop()` is true after a step; either way it ends with a checkpoint."""
+        self._running = asyncio.current_task()
+        try:
+            return await self._run(stop)
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+
+    async def _run(self, stop: Callable[[], bool]) -> RunState:
         config = self._config
         if self.state.step == 0:
             await self._unless_abandoned(self._evaluate())
@@ -189,11 +199,14 @@ class Trainer:
         """Whatever is not done in time for a checkpoint by `deadline` (of the event loop's clock) is given up.
 
         The last whole step's state is then checkpointed. For a stop with a grace period; `run`'s `stop` has to be true.
+        A `run` that is not over at the deadline is cancelled: then the newest checkpoint on disk has to do.
         """
         loop = asyncio.get_running_loop()
         grace_s = deadline - loop.time()
         reserve_s = min(grace_s / 2, 2 * self._checkpoint_s + 2 if self._checkpoint_s is not None else grace_s)
-        loop.call_at(deadline - reserve_s, self._abandon)
+        self._timers = [loop.call_at(deadline - reserve_s, self._abandon)]
+        if self._running is not None:
+            self._timers.append(loop.call_at(deadline, self._running.cancel))
 
     def _abandon(self) -> None:
         if self._work is not None:
