@@ -29,7 +29,7 @@ from v05ray.driver import Roles, RunState, Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
-from v05ray.preflight import Prepared, check_resources, local_node, prepare
+from v05ray.preflight import Prepared, check_resources, local_node, outside_code, prepare
 from v05ray.progress import Progress
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError, RunError
@@ -239,6 +239,8 @@ class _Training:
     async def train(self) -> RunState:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         with self._progress, _interruptible(self._progress) as stop:
+            for named in outside_code(self._config):
+                self._progress.note(f"code from outside of v05ray: {named}")
             while True:
                 self._trainer = None
                 try:

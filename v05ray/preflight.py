@@ -48,6 +48,16 @@ def prepare(config: Config) -> Prepared:
     return Prepared(tokenizer, splits.train, splits.eval, splits.counts)
 
 
+def outside_code(config: Config) -> list[str]:
+    """What the run will load that is code and not part of this package: said in its log before anything starts."""
+    named = []
+    if config.rewards.verifier.name == "python":
+        named.append(f"rewards.verifier runs {config.rewards.verifier.options['path']}")
+    if config.model.trust_remote_code:
+        named.append(f"model.trust_remote_code: code in {config.model.path} runs")
+    return named
+
+
 def check_model_folder(config: Config) -> None:
     """The policy's folder is there, holds a model, and that model's context is long enough."""
     path = config.model.path

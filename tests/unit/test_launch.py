@@ -2,7 +2,9 @@
 
 import pytest
 
+from v05ray.config_files import make_config
 from v05ray.launch import Restarts
+from v05ray.preflight import outside_code
 from v05ray.registry import RunError
 
 
@@ -23,3 +25,14 @@ def test_restarts_in_a_row_are_limited_and_progress_forgives_them():
 def test_without_restarts_the_first_loss_is_the_end():
     with pytest.raises(RunError, match=r"learner rank 1 was lost; .* raise run.max_restarts \(now 0\)"):
         Restarts(limit=0).count(3, "learner rank 1 was lost")
+
+
+def test_code_from_outside_is_named():
+    job = {"model": {"path": "m"}, "data": {"train": "jsonl"}}
+    assert outside_code(make_config(job)) == []
+    job["rewards"] = {"verifier": {"name": "python", "path": "mine.verifiers:strict"}}
+    job["model"]["trust_remote_code"] = True
+    assert outside_code(make_config(job)) == [
+        "rewards.verifier runs mine.verifiers:strict",
+        "model.trust_remote_code: code in m runs",
+    ]
