@@ -1,5 +1,6 @@
 # make train   set everything up and train SmolLM2-135M with V0.5 on this machine
 # make test    set everything up and run every test that needs no GPU
+# make autoscaling   generators and nodes that come and go on Ray's autoscaler (five minutes)
 # make check   format, lint, types, import rules
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -43,7 +44,7 @@ tiny: $(SETUP) models/tiny/config.json
 
 # Each group in a process of its own: an engine that has run in a process leaves it changed (Ray's authentication mode,
 # torch's threads, the process title), which no user's process ever sees.
-TEST_GROUPS := tests/unit tests/ray $(filter-out %__pycache__,$(patsubst %/,%,$(wildcard tests/e2e/*/))) \
+TEST_GROUPS := tests/unit tests/ray $(filter-out %__pycache__ %/autoscaling,$(patsubst %/,%,$(wildcard tests/e2e/*/))) \
 	tests/e2e/test_run.py tests/chaos
 
 test: $(SETUP)
@@ -54,6 +55,11 @@ test: $(SETUP)
 
 unit: $(SETUP)
 	@$(BIN)/python -m pytest tests/unit
+
+# Not among the tests: its minutes depend on how many engines start at once on how few cores.
+.PHONY: autoscaling
+autoscaling: $(SETUP)
+	@$(BIN)/python -m pytest -s tests/e2e/autoscaling
 
 check: $(SETUP)
 	@$(BIN)/ruff format --check .
