@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -15,15 +15,28 @@ import psutil
 from v05ray.ledger import LedgerReader
 
 ROOT = Path(__file__).parents[2]
+SABOTAGE = ROOT / "tests" / "chaos" / "failing_load"
 JOB = ROOT / "jobs" / "tiny_cpu.yaml"
+LEAVE_S = 20.0
+"""How long a process may outlive the driver."""
+AGENTS_LEAVE_S = 120.0
+"""How long Ray's own agents may: they try to report the loss to a head that is gone too."""
 STEP = re.compile(r"step (\d+)/")
 
 
 class TinyRun:
     """Use as a context manager: whatever is left of the run is ended on leaving."""
 
-    def __init__(self, model: Path, output: Path, *overrides: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: Path, output: Path, *overrides: str, can_fail_load: bool = False) -> None:
         """`output` is where run folders go; arguments such as `--resume` count as overrides."""
+        self.fail_load = output / "fail-load" if can_fail_load else None
+        """The file whose existence makes the next weight update fail."""
+        self.known: set[int] = set()
+        """Processes that there were before the last fault."""
+        self.num_seen: dict[str, int] = {}
+        """Of patterns in the logs: how many lines are known."""
+        path = os.pathsep.join([str(SABOTAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {"V05RAY_FAIL_LOAD": str(self.fail_load), "PYTHONPATH": path} if can_fail_load else {}
         self.folder = output / "tiny"
         self.lines: list[tuple[float, str]] = []
         """What was printed, with the time (`time.monotonic`) at which it came."""
@@ -35,7 +48,7 @@ class TinyRun:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **env},
         )
         self._family: dict[int, psutil.Process] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -84,6 +97,10 @@ class TinyRun:
         """The time at which this step was reported done."""
         return self.wait_for(rf"^step {step}/", timeout_s=timeout_s, after=after)
 
+    def last_step(self) -> int:
+        """The furthest step that was reported done; 0 before the first."""
+        return max((int(found[1]) for _, text in self.lines if (found := STEP.match(text))), default=0)
+
     def end(self, *, timeout_s: float = 200.0) -> int:
         """Waits for the end; the exit code."""
         try:
@@ -111,6 +128,16 @@ class TinyRun:
             if any(name in line for name in names):
                 found.append(child)
         return sorted(found, key=lambda process: process.create_time())
+
+    def assert_gone(self) -> None:
+        """Fails when processes of the run outlive its driver: Ray's two agents by 2 minutes, any other by 20 s."""
+        agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+        started = time.monotonic()
+        while left := self.find(""):
+            others = [process for process in left if process not in self.find(*agents)]
+            if time.monotonic() - started > (LEAVE_S if others else AGENTS_LEAVE_S):
+                raise AssertionError(f"outlived their driver: {[' '.join(one.cmdline())[:80].strip() for one in left]}")
+            time.sleep(0.5)
 
     def signal(self, name: str, number: signal.Signals = signal.SIGKILL, index: int = -1) -> float:
         """Sends a signal to the process of this name (the newest); returns the time."""
