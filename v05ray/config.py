@@ -245,26 +245,12 @@ class RewardsConfig(Section):
     max_workers: int | None = Field(default=None, ge=1)
     """Verifier processes that a queue may bring in which verdicts wait for seconds; the extra ones end when idle. They
     share the CPUs of `num_cpus`. None means `num_workers`."""
-    max_workers: int | None = Field(default=None, ge=1)
-    """Verifier processes that a queue may bring in which verdicts wait for seconds; the extra ones end when idle. They
-    share the CPUs of `num_cpus`. None means `num_workers`."""
     deadline_s: float = Field(default=10.0, gt=0)
     """Longest time one verdict may take, in seconds."""
     memory_mib: int | None = Field(default=None, ge=16)
     """Memory a verifier may take beyond what its process starts with, in MiB; None means no limit."""
     num_cpus: float = Field(default=0.25, gt=0)
     """CPUs the reward actor reserves."""
-
-    @property
-    def most_workers(self) -> int:
-        """Verifier processes that there may be."""
-        return self.num_workers if self.max_workers is None else self.max_workers
-
-    @model_validator(mode="after")
-    def _workers_are_within(self) -> "RewardsConfig":
-        if self.most_workers < self.num_workers:
-            raise ValueError(f"num_workers <= max_workers must hold: {self.num_workers}, {self.most_workers}")
-        return self
 
     @property
     def most_workers(self) -> int:
