@@ -1,5 +1,6 @@
 # make train   set everything up and train SmolLM2-135M with V0.5 on this machine
 # make test    set everything up and run every test that needs no GPU
+# make chaos   a real tiny run under two dozen faults at random moments, compared with an undisturbed one (half an hour)
 # make autoscaling   generators and nodes that come and go on Ray's autoscaler (five minutes)
 # make check   format, lint, types, import rules
 SHELL := /bin/bash
@@ -13,7 +14,7 @@ LOCK := requirements/$(KIND).txt
 SETUP := $(VENV)/.installed-$(KIND)
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup train tiny test unit check format lock clean
+.PHONY: help setup train tiny test unit chaos check format lock clean
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -55,6 +56,9 @@ test: $(SETUP)
 
 unit: $(SETUP)
 	@$(BIN)/python -m pytest tests/unit
+
+chaos: $(SETUP) models/tiny/config.json
+	@$(BIN)/python -m tests.chaos.run --model models/tiny
 
 # Not among the tests: its minutes depend on how many engines start at once on how few cores.
 .PHONY: autoscaling
