@@ -34,7 +34,7 @@ from v05ray.types import DrawRequest, Prior, Prompt, Rollout, SupportExample, Tr
 from v05ray.value.embedding import torch_threads
 from v05ray.value.model import ValueModel
 
-NUM_STEPS, PROMPTS_PER_STEP, WINDOW, NUM_SEEDS = 24, 32, 256, 3
+NUM_STEPS, PROMPTS_PER_STEP, WINDOW, NUM_SEEDS = 24, 32, 256, 2
 SOLVED, MISSED = 1, 0
 """A response is one token: did the coin fall right?"""
 
