@@ -102,7 +102,8 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
             )
             tracker.log_artifact(folder.summary)
         except BaseException:
-            tracker.close("FAILED")
+            with contextlib.suppress(RunError):  # a full disk refuses this too; the first error is the one to tell
+                tracker.close("FAILED")
             raise
         tracker.close("KILLED" if interrupted else "FINISHED")
     return outcome
@@ -188,9 +189,13 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
     finally:
         ray.shutdown()
         logs.unlink()
-        shutil.copytree(session_logs, logs, ignore_dangling_symlinks=True)
-        if config.cluster.temp_dir is None:
-            shutil.rmtree(temp_dir, ignore_errors=True)
+        try:
+            shutil.copytree(session_logs, logs, ignore_dangling_symlinks=True)
+        except OSError as error:  # a full disk must not hide why the run ended
+            log.warning("the logs stay in %s: %s is not writable (%s)", session_logs, logs, type(error).__name__)
+        else:
+            if config.cluster.temp_dir is None:
+                shutil.rmtree(temp_dir, ignore_errors=True)
 
 
 def check_resources_or_wait(config: Config) -> None:
