@@ -15,24 +15,26 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
 from typing import Any, TypeVar
 
 from v05ray import advantages
-from v05ray.advantages import Advantages, GroupView
+from v05ray.advantages import GroupView
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
 from v05ray.evaluate import evaluate
+from v05ray.feeding import Feeder, train_samples
 from v05ray.ledger import LedgerWriter
 from v05ray.losses.group_filter import counts
-from v05ray.metrics import Stopwatch, Totals, prior_metrics, rollout_metrics
+from v05ray.metrics import Stopwatch, prior_metrics, rollout_metrics
 from v05ray.ports import BatchRequest, LearnerGroup, RewardPool, Scheduler, Tracker, ValuePool
 from v05ray.priors import Priors
 from v05ray.progress import Progress
+from v05ray.run_state import RunState
 from v05ray.samples import write_samples
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
@@ -45,7 +47,6 @@ from v05ray.types import (
     Sampling,
     StepReport,
     SupportExample,
-    TrainSample,
 )
 from v05ray.watchdog import Watchdog, some
 
@@ -62,30 +63,6 @@ class Roles:
     tracker: Tracker
     values: ValuePool | None = None
     """None for algorithms without a prior."""
-
-
-@dataclass
-class RunState:
-    """All that the next step depends on besides the learners; small enough for JSON, and checkpointed."""
-
-    step: int = 0
-    """Steps done; also the version of the weights that generators serve."""
-    totals: Totals = field(default_factory=Totals)
-    seconds: dict[str, float] = field(default_factory=dict)
-    """By stage, over the whole run."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """Held-out metrics: one entry per evaluation, with its `step`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """JSON values only."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned."""
-        self.step = state["step"]
-        self.totals = Totals(**state["totals"])
-        self.seconds = dict(state["seconds"])
-        self.curve = [dict(entry) for entry in state["curve"]]
 
 
 class Trainer:
@@ -306,7 +283,7 @@ class Trainer:
 
         watched = self._watchdog.stage("draw, score and learn", batch.step, waits_for)
         with clock("step_rollout_and_learn"):
-            async with watched, _Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
+            async with watched, Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
                 with clock("gen"):
                     async for group in self._roles.scheduler.run(batch):
                         groups.append(group)
@@ -321,7 +298,7 @@ class Trainer:
                     self._learn_from(groups, values, feeder)
 
     def _learn_from(
-        self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: "_Feeder"
+        self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: "Feeder"
     ) -> None:
         for group, computed in zip(groups, self._estimator.compute([GroupView.of(g) for g in groups]), strict=True):
             values[group.prompt.prompt_id] = computed.values
@@ -430,60 +407,3 @@ class Trainer:
             path = self._samples / f"step-{self.state.step:06d}.md"
             write_samples(path, self.state.step, self._last_groups, num_rollouts=count)
             self._roles.tracker.log_artifact(path)
-
-
-class _Feeder:
-    """Passes samples on to the learners while more are made: `put` never waits, leaving the block does."""
-
-    def __init__(self, learners: LearnerGroup, stream_tokens: int, clock: Stopwatch) -> None:
-        self._learners, self._stream_tokens, self._clock = learners, stream_tokens, clock
-        self._waiting: list[TrainSample] = []
-        self._num_tokens = 0
-        self._last: asyncio.Task[None] | None = None
-
-    def put(self, samples: Sequence[TrainSample]) -> None:
-        """Raises what an earlier call of the learners raised, as soon as that is known."""
-        if self._last is not None and self._last.done():
-            self._last.result()
-        self._waiting.extend(samples)
-        self._num_tokens += sum(len(sample.response_ids) for sample in samples)
-        if self._stream_tokens and self._num_tokens >= self._stream_tokens:
-            self._flush()
-
-    def _flush(self) -> None:
-        samples, self._waiting, self._num_tokens = self._waiting, [], 0
-        self._last = asyncio.create_task(self._send(samples, after=self._last))
-
-    async def _send(self, samples: Sequence[TrainSample], after: asyncio.Task[None] | None) -> None:
-        if after is not None:
-            await after  # in order, so that the same groups give the same sums; and an error is seen
-        with self._clock("learn"):
-            await self._learners.accumulate(samples)
-
-    async def __aenter__(self) -> "_Feeder":
-        return self
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            if self._waiting:
-                self._flush()
-            if self._last is not None:
-                await self._last
-        elif self._last is not None:
-            self._last.cancel()
-
-
-def train_samples(group: RolloutGroup, computed: Advantages) -> list[TrainSample]:
-    """One sample per rollout that is to be trained on, its advantage on every token of the response."""
-    return [
-        TrainSample(
-            prompt_id=group.prompt.prompt_id,
-            prompt_ids=group.prompt.token_ids,
-            response_ids=one.rollout.token_ids,
-            logprobs=one.rollout.logprobs,
-            advantages=(value,) * len(one.rollout.token_ids),
-            policy_version=one.rollout.policy_version,
-        )
-        for index, (one, value) in enumerate(zip(group.scored, computed.values, strict=True))
-        if index not in computed.dropped
-    ]

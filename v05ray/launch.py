@@ -25,7 +25,7 @@ from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
 from v05ray.data.stream import PromptStream
-from v05ray.driver import Roles, RunState, Trainer
+from v05ray.driver import Roles, Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
@@ -34,6 +34,7 @@ from v05ray.progress import Progress
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError, RunError
 from v05ray.run_folder import RunFolder, folder_to_resume, held, new_folder
+from v05ray.run_state import RunState
 from v05ray.tracking import MlflowTracker
 from v05ray.types import Sampling
 
