@@ -99,7 +99,8 @@ async def test_a_person_scales_a_run_from_outside_and_is_told_what_it_allows(sta
     assert "4 generators asked for, but this run allows 1 to 3" in refused.stderr
     done = await asyncio.to_thread(scale, stage.folder, 2)
     assert (done.returncode, done.stdout.split(";")[0]) == (0, f"{stage.folder.name}: 1 -> 2 generators asked for")
-    status = await stage.until(lambda s: list(s.generators.values()) == ["ready", "ready"])
+    await stage.until(lambda s: list(s.generators.values()) == ["ready", "ready"])
+    status = await stage.until(lambda s: "scheduler" in s.memory_mib)  # asked for now and then
     assert status.memory_mib["scheduler"] > 20
     assert (await stage.scheduler.status())["perf/memory/scheduler_mib"] > 20
     (rollout,) = await stage.scheduler.draw(make_request(make_prompt("p0"), (0,)))
