@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.chaos.tiny_run import TinyRun
 
 POLL_S = 0.1
+_LOGGED: list[str] = []
+"""Patterns that some fault is noticed by in the logs."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,23 @@ def _replaced(name: str) -> Callable[[TinyRun, float], float]:
 def _logged(pattern: str) -> Callable[[TinyRun, float], float]:
     """Noticed when a line of the actors' logs says so."""
     found = re.compile(pattern)
+    _LOGGED.append(pattern)
 
     def notice(run: TinyRun, at: float) -> float:
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             if len(_lines(run.folder, found)) > run.num_seen.get(pattern, 0):
-                run.num_seen[pattern] = len(_lines(run.folder, found))
                 return time.monotonic()
             time.sleep(POLL_S)
         raise AssertionError(f"no {pattern!r} in the logs within 90 s:\n{run.printed}")
 
     return notice
+
+
+def look(run: TinyRun) -> None:
+    """To be called before a fault: whatever is there and logged by now is no sign of it."""
+    run.known = {child.pid for child in run.children()}
+    run.num_seen = {pattern: len(_lines(run.folder, re.compile(pattern))) for pattern in _LOGGED}
 
 
 def _lines(folder: Path, found: re.Pattern[str]) -> list[str]:

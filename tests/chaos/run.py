@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.chaos.faults import FAULTS, HANG, Fault
+from tests.chaos.faults import FAULTS, HANG, Fault, look
 from tests.chaos.tiny_run import TinyRun, assert_whole
 
 SETTINGS = (
@@ -120,7 +120,7 @@ class Chaos:
         if before >= self._num_steps:
             raise AssertionError(f"the run had ended before {fault.name!r}; give it more than {self._num_steps} steps")
         print(f"step {before}: {fault.name}", flush=True)
-        run.known = {child.pid for child in run.children()}
+        look(run)
         caused = fault.cause(run)
         noticed = fault.notice(run, caused) or caused
         if fault.ends_driver:
