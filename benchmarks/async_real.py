@@ -9,6 +9,7 @@ answers differ greatly in length. Prints each pair's makespans and the ratio asy
 import argparse
 import asyncio
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def main() -> None:
         measured = {}
         for mode in ("async", "rounds") if repeat % 2 == 0 else ("rounds", "async"):
             config = config_of(parsed, mode)
-            with cluster(config, Path(f"/tmp/v05ray-async-real-{mode}-{repeat}")):
+            with cluster(config, Path(tempfile.mkdtemp(prefix="v05r-")) / "logs"):
                 measured[mode] = asyncio.run(makespan(config, parsed.prompts, parsed.prior))
         ratio = measured["async"][0] / measured["rounds"][0]
         ratios.append(ratio)
