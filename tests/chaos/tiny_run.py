@@ -19,8 +19,7 @@ SABOTAGE = ROOT / "tests" / "chaos" / "failing_load"
 JOB = ROOT / "jobs" / "tiny_cpu.yaml"
 LEAVE_S = 20.0
 """How long a process may outlive the driver."""
-AGENTS_LEAVE_S = 120.0
-"""How long Ray's own agents may: they try to report the loss to a head that is gone too."""
+RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 STEP = re.compile(r"step (\d+)/")
 
 
@@ -130,12 +129,13 @@ class TinyRun:
         return sorted(found, key=lambda process: process.create_time())
 
     def assert_gone(self) -> None:
-        """Fails when processes of the run outlive its driver: Ray's two agents by 2 minutes, any other by 20 s."""
-        agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+        """Fails when a process of the run outlives its driver by 20 s.
+
+        Ray's own two agents may: for a minute and a half they try to report the loss to a head that is gone too.
+        """
         started = time.monotonic()
-        while left := self.find(""):
-            others = [process for process in left if process not in self.find(*agents)]
-            if time.monotonic() - started > (LEAVE_S if others else AGENTS_LEAVE_S):
+        while left := [process for process in self.find("") if process not in self.find(*RAY_AGENTS)]:
+            if time.monotonic() - started > LEAVE_S:
                 raise AssertionError(f"outlived their driver: {[' '.join(one.cmdline())[:80].strip() for one in left]}")
             time.sleep(0.5)
 
