@@ -152,7 +152,8 @@ def _train(parsed: argparse.Namespace, open_tracker: OpenTracker | None) -> int:
     from v05ray.value.embedding import torch_threads
     from v05ray.value.encoded import encode_records
     from v05ray.value.model import EmbeddedBackend
-    from v05ray.value.train import NotBetterThanBaseRate, TrainOptions, train
+    from v05ray.value.train import NotBetterThanBaseRate, train
+    from v05ray.value.trainer import TrainOptions
 
     start = parsed.start or BUILT_IN
     records = _records(parsed.data, parsed.prompts)
@@ -211,7 +212,7 @@ def _evaluate(parsed: argparse.Namespace) -> "Iterator[EvaluationReport]":
     from v05ray.value import evaluate
     from v05ray.value.baselines import Predictor, all_baselines
     from v05ray.value.encoded import encode_records
-    from v05ray.value.train import TrainOptions
+    from v05ray.value.trainer import TrainOptions
 
     backend = _backend(parsed)
     records = _records(parsed.data, parsed.prompts)

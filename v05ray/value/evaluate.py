@@ -20,10 +20,12 @@ from v05ray.value.encoded import EncodedRecords
 from v05ray.value.features import FeatureMap
 from v05ray.value.head import ValueHead
 from v05ray.value.model import Backend
+from v05ray.value.predicting import predict_rows, probabilities, sample_rows
 from v05ray.value.pretrain import Report, stderr_line
 from v05ray.value.records import held_out_texts
 from v05ray.value.scores import HIGHER_IS_BETTER, METRICS, Interval, ReliabilityBin, Split, bootstrap, reliability
-from v05ray.value.train import RowSplit, TrainOptions, fit, predict_rows, probabilities, sample_rows
+from v05ray.value.train import fit
+from v05ray.value.trainer import RowSplit, TrainOptions
 
 MakePredictors = Callable[[], Sequence[Predictor]]
 

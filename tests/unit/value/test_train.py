@@ -10,18 +10,10 @@ from v05ray.registry import ConfigError
 from v05ray.value.bundle import BundleInfo, load_bundle, save_bundle
 from v05ray.value.features import FeatureMap
 from v05ray.value.head import HeadConfig, ValueHead
+from v05ray.value.predicting import predict_by_policy, probabilities
 from v05ray.value.scores import log_losses
-from v05ray.value.train import (
-    NotBetterThanBaseRate,
-    Trainer,
-    TrainOptions,
-    fit,
-    predict_by_policy,
-    probabilities,
-    split_rows,
-    task_loss,
-    train,
-)
+from v05ray.value.train import NotBetterThanBaseRate, fit, train
+from v05ray.value.trainer import Trainer, TrainOptions, split_rows, task_loss
 
 OPTIONS = TrainOptions(
     max_steps=60, head_learning_rate=3e-3, num_tasks=2, support_size=48, num_queries=16, evaluate_every=10, patience=4
