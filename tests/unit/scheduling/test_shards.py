@@ -46,13 +46,26 @@ async def test_any_number_of_shards_decides_alike(halt_fraction: float):
 
 async def test_replicas_are_dealt_out_evenly_and_so_is_the_work():
     generators = [FakeGenerator({"p": [1.0]}, f"g{i}", latency=0.01) for i in range(4)]
-    drawing = await staffed(2, *generators)
-    prompt = make_prompt("p")
-    first = await drawing.draw_scored(prompt, make_request(prompt, [0]))
-    kept = await drawing.draw_scored(prompt, make_request(prompt, [1]), prefer=first[0].rollout.generator_id)
-    assert kept[0].rollout.generator_id == first[0].rollout.generator_id
-    await asyncio.gather(*(drawing.draw(make_request(prompt, [i])) for i in range(8)))
-    assert {len(generator.requests) for generator in generators} <= {2, 3, 4}
+    parts = [LocalDrawing(GeneratorPool(draw_timeout_s=5.0), FakeRewardPool()) for _ in range(2)]
+    drawing = Shards(parts)
+    drawing.add(generators)
+    await drawing.until_ready()
+    assert [sorted((await part.status()).lives) for part in parts] == [["g0", "g2"], ["g1", "g3"]]
+    await asyncio.gather(*(drawing.draw(make_request(make_prompt("p"), [i])) for i in range(8)))
+    assert [len(generator.requests) for generator in generators] == [2, 2, 2, 2]
+
+
+async def test_a_prompt_goes_where_its_prefix_is_unless_the_queue_there_costs_more():
+    slow = [FakeGenerator({"p": [1.0]}, name, latency=0.05) for name in ("g0", "g1")]
+    drawing = await staffed(2, *slow)
+    prompt = make_prompt("p", num_tokens=4)
+    (first,) = await drawing.draw_scored(prompt, make_request(prompt, [0]), prefer="g1")
+    assert first.rollout.generator_id == "g1"
+    busy = asyncio.create_task(drawing.draw_scored(prompt, make_request(prompt, [1]), prefer="g1"))
+    await asyncio.sleep(0.01)
+    (other,) = await drawing.draw_scored(prompt, make_request(prompt, [2]), prefer="g1")
+    assert other.rollout.generator_id == "g0"
+    assert (await busy)[0].rollout.generator_id == "g1"
 
 
 async def test_a_shard_that_lost_all_its_replicas_hands_its_draws_to_another():
