@@ -9,6 +9,8 @@ import contextlib
 import datetime
 import logging
 import os
+import pickle
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from v05ray.config import LearnerConfig
 from v05ray.learning.environment import environment as environment
+from v05ray.registry import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,34 @@ class ZeroEngine:
         self._engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote. DeepSpeed unpickles the files, which can run code: load only what you trust."""
+        """What `save` wrote; raises ConfigError for a file that holds more, of which nothing has run."""
+        self._engine.checkpoint_engine.load = _read_plain
         path, _ = self._engine.load_checkpoint(str(folder), tag="zero")
         if path is None:
             raise FileNotFoundError(f"no DeepSpeed checkpoint in {folder}")
+
+
+def _read_plain(path: str, map_location: Any = None) -> Any:
+    """One file of a DeepSpeed checkpoint, in place of DeepSpeed's own reader, which unpickles whatever is in it.
+
+    A pickle may name any function to be called. torch's restricted unpickler knows tensors, plain values and the three
+    classes that DeepSpeed writes, and stops at every other name.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    try:
+        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{path} is refused: it holds more than a checkpoint's tensors and plain values ({_culprit(error)}), and "
+            "loading that could run code; it is not as it was written: delete this checkpoint, go on from an older one"
+        ) from error
+
+
+def _culprit(error: pickle.UnpicklingError) -> str:
+    """What the restricted unpickler stopped at, out of its page of advice on how to load the file all the same."""
+    found = re.search(r"GLOBAL \S+|Unsupported operand \d+", str(error))
+    return found[0] if found else "torch's restricted unpickler stopped"

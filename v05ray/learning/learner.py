@@ -284,10 +284,7 @@ class Learner:
         (folder / f"rank{self._rank}.json").write_text(json.dumps({**self._identity(), "random": _random_state()}))
 
     def load(self, folder: Path) -> None:
-        """Collective. What `save` wrote with the same model, ranks and ZeRO stage; raises ConfigError otherwise.
-
-        The folder's DeepSpeed files are pickles, which can run code when loaded: load only what you trust.
-        """
+        """Collective. What `save` wrote with the same model, ranks and ZeRO stage; raises ConfigError otherwise."""
         record = folder / f"rank{self._rank}.json"
         if not record.is_file():
             raise ConfigError(f"no learner checkpoint for rank {self._rank} in {str(folder)!r}")
