@@ -36,9 +36,9 @@ from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
 from v05ray.data.stream import PromptStream
-from v05ray.driver import Roles, Trainer
+from v05ray.driver import Trainer
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import GeneratorLost, Weights
+from v05ray.ports import GeneratorLost, Roles, Weights
 from v05ray.progress import Progress
 from v05ray.types import Draw, DrawRequest, Prior, Prompt, Rollout, RolloutGroup, StepReport, SupportExample
 

@@ -25,10 +25,11 @@ from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
 from v05ray.data.stream import PromptStream
-from v05ray.driver import Roles, Trainer
+from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
+from v05ray.ports import Roles
 from v05ray.preflight import Prepared, check_resources, local_node, outside_code, prepare
 from v05ray.progress import Progress
 from v05ray.redaction import redact

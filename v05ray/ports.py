@@ -175,3 +175,15 @@ class Tracker(Protocol):
     def log_artifact(self, path: Path) -> None: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who does a run's work."""
+
+    scheduler: Scheduler
+    rewards: RewardPool
+    learners: LearnerGroup
+    tracker: Tracker
+    values: ValuePool | None = None
+    """None for algorithms without a prior."""

@@ -13,8 +13,9 @@ from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
 from v05ray.data.stream import PromptStream
-from v05ray.driver import Roles, Trainer
+from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
+from v05ray.ports import Roles
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler

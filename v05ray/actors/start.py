@@ -19,8 +19,7 @@ from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import RayValuePool, ValueActor
 from v05ray.config import Config
-from v05ray.driver import Roles
-from v05ray.ports import Tracker
+from v05ray.ports import Roles, Tracker
 
 INFERENCE = ("scheduler", "rewards", "generator-")
 """Roles (by the start of their names) that drawing and scoring need."""

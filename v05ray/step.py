@@ -1,0 +1,233 @@
+"""One training step: priors, rollouts, gradients while they come, one update, its weights to the generators.
+
+stream.next_batch() --> values.predict --> scheduler.run(batch) ==> sealed groups, one by one
+                                                ||  each: estimator --> train samples --> learners.accumulate
+                                                \\/ (while other prompts still generate)
+learners.step --> weights(version) --> scheduler.load_weights
+group means --> support buffer; rollouts and decisions --> ledger
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from random import Random
+from statistics import fmean
+from typing import Any
+
+from v05ray import advantages
+from v05ray.advantages import GroupView
+from v05ray.config import Config
+from v05ray.data.stream import PromptStream
+from v05ray.feeding import Feeder, train_samples
+from v05ray.ledger import LedgerWriter
+from v05ray.losses.group_filter import counts
+from v05ray.metrics import Stopwatch, prior_metrics, rollout_metrics
+from v05ray.ports import BatchRequest, Roles
+from v05ray.priors import Priors
+from v05ray.progress import Progress
+from v05ray.run_state import RunState
+from v05ray.seeding import derive_seed
+from v05ray.support import SupportBuffer
+from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample
+from v05ray.watchdog import Watchdog, some
+
+
+class Stepper:
+    """Does one step after another; holds what a step needs from those before it."""
+
+    def __init__(
+        self,
+        config: Config,
+        roles: Roles,
+        *,
+        state: RunState,
+        stream: PromptStream,
+        ledger: LedgerWriter,
+        progress: Progress,
+        watchdog: Watchdog,
+    ) -> None:
+        """`state` counts what the steps do."""
+        self._config, self._roles, self._state = config, roles, state
+        self._stream, self._ledger, self._progress, self._watchdog = stream, ledger, progress, watchdog
+        self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
+        self._support = SupportBuffer(config.value.support_capacity)
+        self._priors = Priors(config.value)
+        self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+        self.last_groups: Sequence[RolloutGroup] = ()
+        """Of the step done last."""
+        self.first_rate: float | None = None
+        """Mean held-out reward in [-1, 1] of the policy that the run starts from, sampled as in training."""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Everything with a `state_dict` that steps change, but the run's state."""
+        return {
+            "stream": self._stream,
+            "support": self._support,
+            "estimator": self._estimator,
+            "priors": self._priors,
+        }
+
+    def before(self) -> dict[str, Any]:
+        """The state of those parts that change before a step's update."""
+        return json.loads(json.dumps({name: self.parts[name].state_dict() for name in ("stream", "priors")}))
+
+    async def run(self, carry_through: Callable[[], None]) -> StepReport:
+        """The next step; calls `carry_through` where it begins to change the policy."""
+        step = self._state.step + 1
+        clock = Stopwatch()
+        prompts = self._stream.next_batch()
+        async with self._watchdog.stage("prior", step, lambda: "the value actors"):
+            with clock("prior"):
+                raw_priors = await self._raw_priors(prompts, step)
+        batch = BatchRequest(
+            step=step,
+            policy_version=self._state.step,
+            prompts=prompts,
+            priors=self._priors.repair(raw_priors),
+            sampling=self._sampling,
+            greedy_reward="greedy" in self._estimator.needs,
+        )
+        groups: list[RolloutGroup] = []
+        values: dict[str, tuple[float, ...]] = {}
+        with self._kept_aside_on_failure(step, groups, values):
+            await self._roll_out_and_learn(batch, groups, values, clock)
+            carry_through()
+            actor_metrics = {"actor/update_skipped": 1.0}
+            if any(self._counts(group) for group in groups):
+                async with self._watchdog.stage("update", step, lambda: "the learner ranks"):
+                    with clock("update_actor"):
+                        actor_metrics = await self._roles.learners.step()
+            self._state.step = step
+            async with self._watchdog.stage("weights", step, lambda: f"the generators to load version {step}"):
+                with clock("update_weights"):
+                    await self.publish()
+        self._remember(groups)
+        self.last_groups = groups
+        with clock("ledger"):
+            await asyncio.to_thread(self._ledger.append_step, step, groups, values, self._ledger_meta())
+        return self._report(groups, values, actor_metrics, clock, await self._roles.scheduler.status())
+
+    async def publish(self) -> None:
+        """The learners' weights to the generators."""
+        weights = await self._roles.learners.weights(self._state.step)
+        await self._roles.scheduler.load_weights(weights)
+
+    async def _raw_priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
+        if self._roles.values is None:
+            return ()
+        seed = derive_seed("support", self._config.run.seed, step)
+        support = self._support.sample(self._config.value.support_size, Random(seed))
+        if not support and self.first_rate is not None:
+            return Priors.first(prompts, self.first_rate, self._state.step)
+        return await self._roles.values.predict(prompts, support, policy_version=self._state.step, seed=seed)
+
+    @contextlib.contextmanager
+    def _kept_aside_on_failure(
+        self, step: int, groups: Sequence[RolloutGroup], values: Mapping[str, Sequence[float]]
+    ) -> Iterator[None]:
+        """When the step fails, what was scored stays beside the ledger: it is done again, with draws of its own."""
+        try:
+            yield
+        except BaseException:
+            self._ledger.set_aside(step, groups, values, self._ledger_meta())
+            raise
+
+    async def _roll_out_and_learn(
+        self,
+        batch: BatchRequest,
+        groups: list[RolloutGroup],
+        values: dict[str, tuple[float, ...]],
+        clock: Stopwatch,
+    ) -> None:
+        """Fills `groups` with every sealed group and `values` with its advantages, as they come.
+
+        The learners have seen all of them when this returns.
+        """
+        order = {prompt.prompt_id: index for index, prompt in enumerate(batch.prompts)}
+        streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
+        self._progress.batch_started(batch.step, len(batch.prompts))
+        waiting = dict.fromkeys(order)
+
+        def waits_for() -> str:
+            return f"{some(list(waiting))} at the scheduler" if waiting else "the learner ranks"
+
+        watched = self._watchdog.stage("draw, score and learn", batch.step, waits_for)
+        with clock("step_rollout_and_learn"):
+            async with watched, Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
+                with clock("gen"):
+                    async for group in self._roles.scheduler.run(batch):
+                        groups.append(group)
+                        del waiting[group.prompt.prompt_id]
+                        self._watchdog.progressed()
+                        self._progress.group_sealed(group)
+                        if streams:
+                            self._learn_from([group], values, feeder)
+                # In batch order: what was sealed first must not change sums, histories or the ledger.
+                groups.sort(key=lambda group: order[group.prompt.prompt_id])
+                if not streams:
+                    self._learn_from(groups, values, feeder)
+
+    def _learn_from(self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: Feeder) -> None:
+        for group, computed in zip(groups, self._estimator.compute([GroupView.of(g) for g in groups]), strict=True):
+            values[group.prompt.prompt_id] = computed.values
+            if self._counts(group):
+                feeder.put(train_samples(group, computed))
+
+    def _counts(self, group: RolloutGroup) -> bool:
+        """Whether the group counts in the loss; a step in which none does leaves weights and optimiser as they are."""
+        return counts(self._config.learner.group_filter, group.rewards)
+
+    def _remember(self, groups: Sequence[RolloutGroup]) -> None:
+        """The run's own history, from which the next step's priors and baselines are made."""
+        views = [GroupView.of(group) for group in groups]
+        self._estimator.observe(views)
+        if self._roles.values is not None:
+            self._priors.observe(views)
+        for group in groups:
+            score = fmean(group.rewards)
+            self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self._state.step - 1))
+        self._state.totals = self._state.totals.plus(groups)
+
+    def _ledger_meta(self) -> dict[str, object]:
+        budget = self._config.budget
+        return {
+            "advantage": self._config.advantage.model_dump(),
+            "rule": budget.rule.model_dump(),
+            "halt_fraction": budget.halt_fraction,
+            "dispatch_multiple": budget.dispatch_multiple,
+            "mode": budget.mode,
+            "on_halt": budget.on_halt,
+        }
+
+    def _report(
+        self,
+        groups: Sequence[RolloutGroup],
+        values: Mapping[str, Sequence[float]],
+        actor_metrics: Mapping[str, float],
+        clock: Stopwatch,
+        status: Mapping[str, float],
+    ) -> StepReport:
+        rollouts = rollout_metrics(groups, values)
+        for stage, seconds in clock.seconds.items():
+            self._state.seconds[stage] = self._state.seconds.get(stage, 0.0) + seconds
+        tokens = sum(len(one.rollout.token_ids) for group in groups for one in group.scored)
+        return StepReport(
+            self._state.step,
+            self._state.step,
+            {
+                **rollouts,
+                "v05/filtered_groups": float(sum(not self._counts(group) for group in groups)),
+                **prior_metrics(groups),
+                **(self._priors.metrics() if self._roles.values else {}),
+                **self._estimator.metrics(),
+                **actor_metrics,
+                **status,
+                **clock.metrics(),
+                "perf/total_num_tokens": float(tokens),
+                "perf/throughput": tokens / clock.seconds["gen"],
+                "training/global_step": float(self._state.step),
+                "training/num_rollouts": float(self._state.totals.num_rollouts),
+            },
+        )
