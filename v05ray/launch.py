@@ -5,9 +5,7 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import asdict, dataclass
@@ -16,8 +14,9 @@ from typing import Any, TypeVar
 
 import ray
 import yaml
+from ray._private import ray_constants
 
-from v05ray import layout
+from v05ray import layout, temp_folder
 from v05ray.actors.loss import describe_loss
 from v05ray.actors.placement import node_types, nodes
 from v05ray.actors.start import start_all, start_inference
@@ -170,34 +169,44 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-    # Ray puts sockets in there, whose paths may have at most 107 characters: never under the run's own folder.
-    temp_dir = config.cluster.temp_dir or Path(tempfile.mkdtemp(prefix="v05ray-"))
     node = local_node(config)
-    context: Any = ray.init(
-        address="local",
-        num_cpus=int(node.resources["CPU"]),
-        num_gpus=int(node.resources["GPU"]),
-        object_store_memory=config.cluster.object_store_mib * 2**20,
-        include_dashboard=False,
-        _temp_dir=str(temp_dir),
-        **quiet,
-    )
-    session_logs = Path(context.address_info["session_dir"]) / "logs"
-    if logs.is_symlink() or logs.exists():
-        logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
-    logs.symlink_to(session_logs)
+    asked_dir = config.cluster.temp_dir
+    with temp_folder.owned(logs) if asked_dir is None else contextlib.nullcontext(asked_dir) as temp_dir:
+        with _on_loopback():
+            context: Any = ray.init(
+                address="local",
+                num_cpus=int(node.resources["CPU"]),
+                num_gpus=int(node.resources["GPU"]),
+                object_store_memory=config.cluster.object_store_mib * 2**20,
+                include_dashboard=False,
+                _temp_dir=str(temp_dir),
+                **quiet,
+            )
+        try:
+            if logs.is_symlink() or logs.exists():
+                logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
+            logs.symlink_to(Path(context.address_info["session_dir"]) / "logs")
+            yield
+        finally:
+            ray.shutdown()
+            if asked_dir is not None and logs.is_symlink():
+                temp_folder.keep_logs(logs)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Inside, a cluster that is started listens on loopback alone.
+
+    Ray would take this machine's address on the network, and even without a dashboard its agent takes jobs there, from
+    anyone. That it need not is a setting of Ray's for other systems, which it reads from the environment when it is
+    imported; clusters of several machines must not have it.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:
-        ray.shutdown()
-        logs.unlink()
-        try:
-            shutil.copytree(session_logs, logs, ignore_dangling_symlinks=True)
-        except OSError as error:  # a full disk must not hide why the run ended
-            log.warning("the logs stay in %s: %s is not writable (%s)", session_logs, logs, type(error).__name__)
-        else:
-            if config.cluster.temp_dir is None:
-                shutil.rmtree(temp_dir, ignore_errors=True)
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def check_resources_or_wait(config: Config) -> None:
