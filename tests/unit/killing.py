@@ -1,16 +1,18 @@
 """Kill a process before each of its file operations in turn, as `kill -9` or a power cut might.
 
 `kill_at_every_point("tests.unit.test_ledger:prepare", "tests.unit.test_ledger:act", tmp_path)` runs `prepare(folder)`
-whole, then `act(folder)` in a process that kills itself with SIGKILL before its first file operation under `folder`;
-again with a fresh folder and before the second; and so on until `act` runs to its end. The caller then looks at what
-each of the folders holds.
+whole, then `act(copy of folder)` in a process that kills itself with SIGKILL before its first file operation there;
+again with a fresh copy and before the second; and so on until `act` runs to its end. The caller then looks at what
+each of the copies holds.
 """
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 _EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.scandir", "os.listdir"}
@@ -43,18 +45,30 @@ def _die_before(point: int, folder: Path) -> None:
     sys.addaudithook(hook)
 
 
+def _in_a_child(run: Callable[[], object]) -> int:
+    """Its exit status. A fork each, of a process that itself has done nothing: no thread of a library is lost in it."""
+    child = os.fork()
+    if child == 0:
+        run()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
 def main() -> None:
     prepare, act, root = _resolve(sys.argv[1]), _resolve(sys.argv[2]), Path(sys.argv[3])
+    prepared = root / "prepared"
+    prepared.mkdir()
+    if _in_a_child(lambda: prepare(prepared)) != 0:
+        raise SystemExit(f"{sys.argv[1]} failed")
     for point in range(MOST_POINTS):
         folder = root / f"point-{point:03d}"
-        folder.mkdir()
-        child = os.fork()
-        if child == 0:
-            prepare(folder)
+        shutil.copytree(prepared, folder, symlinks=True)
+
+        def die_or_end(point: int = point, folder: Path = folder) -> None:
             _die_before(point, folder)
             act(folder)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
+
+        status = _in_a_child(die_or_end)
         if os.WIFEXITED(status):
             if os.WEXITSTATUS(status) != 0:
                 raise SystemExit(f"{sys.argv[2]} failed by itself at point {point}")

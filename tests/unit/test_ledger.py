@@ -320,13 +320,14 @@ def test_killed_at_every_point_of_a_rewrite_the_record_is_one_trajectory(tmp_pat
     for folder in folders:
         reader = LedgerReader(folder / "ledger")
         assert reader.check_conservation().ok
+        seconds = {step: reader.groups(step)[1] for step in reader.steps}
         # The old step 3 counts or was set aside, whenever the writer was killed: never both, never neither.
-        counts = 3 in reader.steps and reader.groups(3)[1].rollouts[0].response == "answer 0"
+        counts = 3 in seconds and seconds[3].rollouts[0].response == "answer 0"
         assert [aside.steps for aside in reader.superseded if aside.steps] == [(3,)] * (not counts)
         assert all(aside.check_conservation().ok for aside in reader.superseded)
-        history = tuple(reader.groups(step)[1].rollouts[0].response for step in reader.steps)
+        history = tuple(group.rollouts[0].response for group in seconds.values())
         seen.add(history)
-        priors = [reader.groups(step)[1].prior for step in reader.steps]
+        priors = [group.prior for group in seconds.values()]
         assert [p.value for p in priors if p] == [0.25 if "again" in text else 0.5 for text in history]
         append(folder, range(4, 5))  # the next writer mends what is left and goes on
         named = files_of(folder)

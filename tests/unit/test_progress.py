@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Sequence
 
 import pytest
 
@@ -81,7 +82,6 @@ def test_a_resumed_run_counts_only_its_own_steps():
 
 
 SHOW = """
-import time
 from tests.unit.test_progress import METRICS
 from tests.unit.test_ledger import make_group
 from v05ray.progress import Progress
@@ -90,23 +90,26 @@ with Progress(num_steps=30) as progress:
     for step in (1, 2):
         progress.batch_started(step, 2)
         progress.group_sealed(make_group("p1"))
-        time.sleep(0.6)
+        input()
         progress.step_done(StepReport(step, step, METRICS))
-        time.sleep(0.6)
+        input()
     progress.evaluation_done(2, {"val/all/greedy": 0.5, "val/all/greedy_stderr": 0.1})
 print("after")
 """
 
 
-def on_a_terminal(code: str) -> str:
-    """What a program writes to a terminal of 120 columns."""
+def on_a_terminal(code: str, awaited: Sequence[str]) -> str:
+    """What a program writes to a terminal of 120 columns; it gets a line to read whenever the next awaited is there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
     environment.pop("COLUMNS", None)
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, env=environment
+    )
     os.close(theirs)
-    seen = b""
+    assert child.stdin is not None
+    seen, left = b"", list(awaited)
     while True:
         try:
             chunk = os.read(ours, 65536)
@@ -115,9 +118,18 @@ def on_a_terminal(code: str) -> str:
         if not chunk:
             break
         seen += chunk
+        if left and left[0] in without_sequences(seen.decode(errors="replace")):
+            left.pop(0)
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+    child.stdin.close()
     assert child.wait() == 0
     os.close(ours)
     return seen.decode()
+
+
+def without_sequences(output: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
 
 
 def screen(output: str) -> list[str]:
@@ -137,10 +149,14 @@ def screen(output: str) -> list[str]:
 
 
 def test_on_a_terminal_one_line_lives():
-    seen = on_a_terminal(SHOW)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen)
-    assert "step 1/30  1/2 prompts sealed, 3 rollouts" in plain
-    assert "step 2/30  reward -0.412  5.25 rollouts/prompt" in plain
+    awaited = [
+        "step 1/30  1/2 prompts sealed, 3 rollouts",
+        "step 1/30  reward -0.412  5.25 rollouts/prompt",
+        "step 2/30  reward -0.412  5.25 rollouts/prompt",
+        "finishing  ▅▅",
+    ]
+    seen = on_a_terminal(SHOW, awaited)
+    assert all(text in without_sequences(seen) for text in awaited)
     assert screen(seen) == ["evaluation after step 2: greedy 0.500 ± 0.100", "after"]  # and the live line is gone
 
 
