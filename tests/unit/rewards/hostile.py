@@ -43,6 +43,12 @@ def sleeps(seconds):
     return True
 
 
+def waits_for(path):
+    while not Path(path).exists():
+        time.sleep(0.005)
+    return True
+
+
 def loops(_):
     while True:
         pass
@@ -122,7 +128,7 @@ class SlowToMake:
     """Takes long to build, as one that imports much."""
 
     def __init__(self) -> None:
-        time.sleep(1.2)
+        time.sleep(0.6)
 
     def __call__(self, prompt: Prompt, response: str) -> bool:
         return True

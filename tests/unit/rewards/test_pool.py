@@ -82,10 +82,10 @@ async def test_verdicts_are_counted_and_failures_are_named():
 
 @pytest.mark.parametrize("deed", ["loops", "loops_in_c"])
 async def test_a_verifier_that_hangs_is_killed_and_the_rest_is_judged(deed):
-    async with pool_of(deadline_s=1) as pool:
+    async with pool_of(deadline_s=0.5) as pool:
         assert await verdicts(pool, "right", deed, "right", "wrong") == [RIGHT, TIMEOUT, RIGHT, WRONG]
         assert pool.stats()["restarts"] == 1
-        assert pool.failures[0].message == "no verdict within 1 s"
+        assert pool.failures[0].message == "no verdict within 0.5 s"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ async def test_each_verdict_has_its_own_deadline():
 
 async def test_starting_does_not_count_against_the_deadline():
     spec = {"name": "python", "path": "tests.unit.rewards.hostile:SlowToMake"}
-    pool = VerifierPool(RewardsConfig.model_validate({"verifier": spec, "deadline_s": 1}))
+    pool = VerifierPool(RewardsConfig.model_validate({"verifier": spec, "deadline_s": 0.5}))
     try:
         assert await verdicts(pool, "x") == [RIGHT]
     finally:
@@ -139,10 +139,10 @@ LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_
 @LOOPS
 def test_a_reply_in_time_counts_although_the_event_loop_was_busy(new_loop):
     async def scenario():
-        async with pool_of(deadline_s=1) as pool:
-            scoring = asyncio.create_task(verdicts(pool, "sleeps 0.3"))
-            await asyncio.sleep(0.1)
-            time.sleep(1.1)  # noqa: ASYNC251  (this is what is tested)
+        async with pool_of(deadline_s=0.5) as pool:
+            scoring = asyncio.create_task(verdicts(pool, "sleeps 0.15"))
+            await asyncio.sleep(0.05)
+            time.sleep(0.6)  # noqa: ASYNC251  (this is what is tested)
             assert await scoring == [RIGHT]
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -152,7 +152,7 @@ def test_a_reply_in_time_counts_although_the_event_loop_was_busy(new_loop):
 @LOOPS
 def test_every_event_loop_will_do(new_loop):
     async def scenario():
-        async with pool_of(deadline_s=1, num_workers=2) as pool:
+        async with pool_of(deadline_s=0.5, num_workers=2) as pool:
             deeds = ("right", "loops", "wrong", "exits 1", "right")
             assert await verdicts(pool, *deeds) == [RIGHT, TIMEOUT, WRONG, CRASH, RIGHT]
 
@@ -160,12 +160,13 @@ def test_every_event_loop_will_do(new_loop):
         runner.run(scenario())
 
 
-async def test_several_workers_judge_at_the_same_time_and_one_that_hangs_stops_no_other():
+async def test_several_workers_judge_at_the_same_time_and_one_that_hangs_stops_no_other(tmp_path):
     async with pool_of(num_workers=2) as pool:
-        hanging = asyncio.create_task(verdicts(pool, "sleeps 1"))
+        hanging = asyncio.create_task(verdicts(pool, f"waits_for {tmp_path / 'now'}"))
         await asyncio.sleep(0.05)
         assert await verdicts(pool, *["right"] * 50) == [RIGHT] * 50
         assert not hanging.done()
+        (tmp_path / "now").touch()
         assert await hanging == [RIGHT]
         pids = {s.reward for s in await asyncio.gather(*(pool.score(PROMPT, rollout("says_pid")) for _ in range(40)))}
         assert len(pids) == 2
@@ -275,7 +276,7 @@ def test_closing_while_workers_start_leaves_nothing(new_loop):
 
 
 async def test_a_killed_verifier_takes_its_children_with_it(tmp_path):
-    async with pool_of(deadline_s=3) as pool:
+    async with pool_of(deadline_s=1.5) as pool:
         path = tmp_path / "pids"
         assert await verdicts(pool, f"writes_pid_and_loops {path}", "right") == [TIMEOUT, RIGHT]
         assert await eventually(lambda: gone(*(int(pid) for pid in path.read_text().split())))
@@ -328,14 +329,15 @@ async def test_no_descriptors_and_no_processes_are_left():
     assert len(process.children(recursive=True)) == num_children
 
 
-async def test_a_long_queue_brings_workers_and_idleness_takes_them_away():
+async def test_a_long_queue_brings_workers_and_idleness_takes_them_away(tmp_path):
     config = RewardsConfig.model_validate({"verifier": HOSTILE, "num_workers": 1, "max_workers": 3})
     pool = VerifierPool(config, grow_after_s=0.2, idle_s=0.5)
     try:
         await pool.start()
         assert pool.stats()["workers"] == 1
-        scoring = asyncio.create_task(verdicts(pool, *["sleeps 0.3"] * 40))
+        scoring = asyncio.create_task(verdicts(pool, *[f"waits_for {tmp_path / 'now'}"] * 40))
         assert await eventually(lambda: pool.stats()["workers"] == 3)
+        (tmp_path / "now").touch()
         assert await scoring == [RIGHT] * 40
         assert await eventually(lambda: pool.stats()["workers"] == 1)
         assert len(psutil.Process().children()) == 1
@@ -345,12 +347,16 @@ async def test_a_long_queue_brings_workers_and_idleness_takes_them_away():
         pool.close()
 
 
-async def test_without_a_higher_bound_a_long_queue_brings_nobody():
+async def test_without_a_higher_bound_a_long_queue_brings_nobody(tmp_path):
     pool = VerifierPool(RewardsConfig.model_validate({"verifier": HOSTILE}), grow_after_s=0.05)
     try:
         await pool.start()
-        assert await verdicts(pool, *["sleeps 0.2"] * 5) == [RIGHT] * 5
-        assert pool.stats()["workers"] == 1
+        scoring = asyncio.create_task(verdicts(pool, *[f"waits_for {tmp_path / 'now'}"] * 40))
+        await asyncio.sleep(0.5)
+        assert (pool.stats()["workers"], pool.stats()["queue_length"]) == (1, 24)
+        (tmp_path / "now").touch()
+        assert await scoring == [RIGHT] * 40
+        assert len(psutil.Process().children()) == 1
     finally:
         pool.close()
     with pytest.raises(ValueError, match="num_workers <= max_workers must hold: 2, 1"):

@@ -23,10 +23,11 @@ class FakePlaces:
 
     held: dict[str, FakeGenerator] = field(default_factory=dict)
     room: asyncio.Event = field(default_factory=asyncio.Event)
+    latency: float = 0.03
 
     async def take(self, name: str) -> Generator:
         await self.room.wait()
-        self.held[name] = FakeGenerator(REWARDS, name, latency=0.03)
+        self.held[name] = FakeGenerator(REWARDS, name, latency=self.latency)
         return self.held[name]
 
     async def give_back(self, name: str) -> None:
@@ -69,9 +70,9 @@ class Stage:
         return state.lives
 
 
-async def stage(count: int = 1, *, room: bool = True) -> Stage:
+async def stage(count: int = 1, *, room: bool = True, latency: float = 0.03) -> Stage:
     config = GeneratorsConfig(count=count, min=1, max=4)
-    pool, places, events = GeneratorPool(draw_timeout_s=5.0), FakePlaces(), []
+    pool, places, events = GeneratorPool(draw_timeout_s=5.0), FakePlaces(latency=latency), []
     names = [f"generator-{index}" for index in range(count)]
     places.room.set()
     pool.add([await places.take(name) for name in names])
@@ -165,7 +166,7 @@ def test_whatever_is_asked_for_in_whatever_order_it_ends_with_as_many_and_holds_
     asked: list[tuple[int, bool, int]],
 ):
     async def scenario() -> None:
-        s = await stage()
+        s = await stage(latency=0.004)  # longer than most pauses, so that draws outlive what is asked for
         draws = []
         for number, room, pauses in asked:
             s.scheduler.asked = number
