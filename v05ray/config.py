@@ -347,8 +347,8 @@ class ClusterConfig(Section):
     """Ray cluster to join (`auto`, `host:port`); None starts a private local one."""
     num_cpus: int | None = Field(default=None, ge=1)
     """CPUs of the private local cluster; None means all of the machine."""
-    object_store_mib: int = Field(default=1024, ge=128)
-    """Object store of the private local cluster, in MiB."""
+    object_store_mib: int | None = Field(default=None, ge=128)
+    """Object store of the private local cluster, in MiB; None means room for two versions of the weights."""
     wait_s: float = Field(default=600.0, ge=0)
     """How long to wait for resources that an autoscaler may still bring, in seconds."""
     node_types: bool = False

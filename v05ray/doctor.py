@@ -14,6 +14,7 @@ from rich.table import Table
 from v05ray import layout
 from v05ray.config import Config
 from v05ray.config_files import load_config
+from v05ray.object_store import shortage
 from v05ray.preflight import check_model_folder, check_resources, count_gpus, local_node
 from v05ray.registry import ConfigError
 
@@ -88,6 +89,7 @@ def _job(console: Console, config: Config) -> list[str]:
     if address is None:
         node = local_node(config)
         console.print(asked_table(config, [node]))
+        _tell_shortage(console, config, [node])
         checks = (lambda: check_model_folder(config), lambda: check_resources(config, [node]))
     else:
         checks = (lambda: check_model_folder(config), lambda: _check_cluster(console, config, address))
@@ -105,8 +107,15 @@ def _check_cluster(console: Console, config: Config, address: str) -> None:
 
     nodes, types = look_at(address)
     console.print(asked_table(config, nodes, types))
+    _tell_shortage(console, config, nodes)
     look = layout.outlook(layout.roles(config), nodes, types)
     if look.verdict == "never":
         raise ConfigError(look.text)
     if look.text:
         console.print(look.text, highlight=False)
+
+
+def _tell_shortage(console: Console, config: Config, nodes: Sequence[layout.Node]) -> None:
+    """An object store that is too small slows a run down and ends nothing."""
+    if text := shortage(config, nodes):
+        console.print(f"[yellow]slow[/] {text}", highlight=False)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ import yaml
 from ray._private import ray_constants
 
 from v05ray import layout, temp_folder
-from v05ray.actors.loss import describe_loss
+from v05ray.actors.loss import describe_loss, full_store
 from v05ray.actors.placement import node_types, nodes
 from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, check_config
@@ -28,8 +28,9 @@ from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
+from v05ray.object_store import shortage
 from v05ray.ports import Roles
-from v05ray.preflight import Prepared, check_resources, local_node, outside_code, prepare
+from v05ray.preflight import Prepared, check_resources, local_node, prepare
 from v05ray.progress import Progress
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError, RunError
@@ -177,7 +178,7 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
                 address="local",
                 num_cpus=int(node.resources["CPU"]),
                 num_gpus=int(node.resources["GPU"]),
-                object_store_memory=config.cluster.object_store_mib * 2**20,
+                object_store_memory=int(node.resources["object_store_memory"]),
                 include_dashboard=False,
                 _temp_dir=str(temp_dir),
                 **quiet,
@@ -211,9 +212,16 @@ def _on_loopback() -> Iterator[None]:
 
 def check_resources_or_wait(config: Config) -> None:
     """Says what a joined cluster lacks and what its autoscaler may bring; `reserve` waits for it, or refuses."""
-    look = layout.outlook(layout.roles(config), nodes(), node_types())
+    present = nodes()
+    _tell_shortage(config, present)
+    look = layout.outlook(layout.roles(config), present, node_types())
     if look.text:
         log.warning("%s; waiting up to %g s for the cluster to grow", look.text, config.cluster.wait_s)
+
+
+def _tell_shortage(config: Config, present: Sequence[layout.Node]) -> None:
+    if small := shortage(config, present):
+        log.warning("%s", small)
 
 
 @dataclass
@@ -262,6 +270,8 @@ class _Training:
                 try:
                     return await self._attempt(stop)
                 except Exception as error:
+                    if refused := full_store(error):
+                        raise refused from error
                     what = describe_loss(error)
                     if what is None:
                         raise

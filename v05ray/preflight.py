@@ -12,9 +12,12 @@ import psutil
 from v05ray import layout
 from v05ray.config import Config
 from v05ray.data.loading import load_splits
+from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
 from v05ray.rewards.verifiers import check_verifier
 from v05ray.types import Prompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def count_gpus() -> int:
 def local_node(config: Config) -> layout.Node:
     """What the private cluster on this machine will have."""
     num_cpus = config.cluster.num_cpus or os.cpu_count() or 1
-    return layout.Node("this machine", {"CPU": float(num_cpus), "GPU": float(count_gpus())})
+    resources = {"CPU": float(num_cpus), "GPU": float(count_gpus())}
+    return layout.Node("this machine", resources | {"object_store_memory": private_mib(config) * float(MIB)})
 
 
 def check_resources(config: Config, nodes: list[layout.Node]) -> None:
@@ -105,9 +109,7 @@ def check_resources(config: Config, nodes: list[layout.Node]) -> None:
     if reason:
         raise ConfigError(reason)
     if config.cluster.address is None:
-        asked, free = config.cluster.object_store_mib * 2**20, psutil.virtual_memory().available
+        asked, free = private_mib(config), psutil.virtual_memory().available // MIB
         if asked > free:
-            raise ConfigError(
-                f"cluster.object_store_mib {config.cluster.object_store_mib} exceeds the {free // 2**20} MiB of memory "
-                "that are free; lower it"
-            )
+            fix = "lower it" if config.cluster.object_store_mib else "set it lower, or take a smaller model"
+            raise ConfigError(f"cluster.object_store_mib {asked} exceeds the {free} MiB of memory that are free; {fix}")

@@ -6,12 +6,15 @@ from ray.exceptions import (
     ActorDiedError,
     NodeDiedError,
     ObjectLostError,
+    ObjectStoreFullError,
+    OutOfDiskError,
     RayActorError,
     RayTaskError,
     WorkerCrashedError,
 )
 
 from v05ray.ports import RoleLost
+from v05ray.registry import RunError
 from v05ray.scheduling.pool import NoGeneratorLeft
 
 _CLASS = re.compile(r"class_name: (\w+)")
@@ -35,6 +38,23 @@ def describe_loss(error: BaseException) -> str | None:
     if isinstance(error, ObjectLostError | NodeDiedError | WorkerCrashedError):
         return f"what a lost process held is gone ({reason(error)})"
     return None
+
+
+def full_store(error: BaseException) -> RunError | None:
+    """What to tell where Ray found no room for an object, neither in its store nor on the disk that it spills to.
+
+    No fresh actor would find more room. A store that is full alone raises nothing: Ray writes to disk then. None for
+    any other error.
+    """
+    if isinstance(error, RayTaskError):
+        return full_store(error.cause) if isinstance(error.cause, Exception) else None
+    if not isinstance(error, OutOfDiskError | ObjectStoreFullError):
+        return None
+    return RunError(
+        f"Ray's object store is full, and so is the disk behind it ({reason(error)}): free disk space where Ray's "
+        "temporary folder is, or give the nodes a larger store (`cluster.object_store_mib`, `ray start "
+        "--object-store-memory`), and go on with --resume"
+    )
 
 
 def reason(error: BaseException) -> str:
