@@ -6,10 +6,11 @@ Legend of shapes: N texts, T tokens, H hidden width of the backbone.
 
 import hashlib
 import json
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from v05ray.registry import ConfigError
 
+log = logging.getLogger(__name__)
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_MAX_TOKENS = 256
 """The length that the model was trained with; longer texts lose their end."""
@@ -94,8 +96,9 @@ class MeanPooledEncoder:
         bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self._model: Any = AutoModel.from_pretrained(str(folder), local_files_only=True).float().eval()
+            local: Any = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), **local)
+            self._model: Any = AutoModel.from_pretrained(str(folder), use_safetensors=True, **local).float().eval()
         finally:
             if bars:
                 transformers_logging.enable_progress_bar()
@@ -235,11 +238,18 @@ class EmbeddingCache:
             if missing:
                 fresh = self._compute([by_key[key] for key in missing])
                 vectors.update(zip(missing, fresh, strict=True))
-                rows = [(key, vector.tobytes()) for key, vector in zip(missing, fresh, strict=True)]
-                with self._db:
-                    self._db.executemany("INSERT OR REPLACE INTO embeddings VALUES(?, ?)", rows)
+                self._write(zip(missing, fresh, strict=True))
             stacked = np.stack([vectors[self._key(text)] for text in texts]).astype(np.float32)
         return Embeddings(stacked, self.num_truncated - before)
+
+    def _write(self, vectors: Iterable[tuple[bytes, np.ndarray]]) -> None:
+        """A cache that cannot be written costs time and no answer: the next call computes what is missing again."""
+        rows = [(key, vector.tobytes()) for key, vector in vectors]
+        try:
+            with self._db:
+                self._db.executemany("INSERT OR REPLACE INTO embeddings VALUES(?, ?)", rows)
+        except sqlite3.OperationalError as error:  # a full disk, or another actor that holds it for a minute
+            log.warning("%d embeddings are not cached: %s", len(rows), error)
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,4 +1,7 @@
+import resource
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +98,27 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path):
     path.write_bytes(b"not a database at all, but long enough to be read as one" * 100)
     with pytest.raises(ConfigError, match=r"c\.sqlite cannot be used .*delete it"):
         make_cache(HashEncoder(), path)
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """The system refuses every write beyond that, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_costs_the_cache_and_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    encoder = HashEncoder()
+    cache = make_cache(encoder, tmp_path / "c.sqlite")
+    cache.encode(["a"])
+    with files_of_at_most(4096):
+        refused = cache.encode(["a", "b"]).vectors_NH
+    assert "1 embeddings are not cached" in caplog.text
+    assert np.array_equal(refused, cache.encode(["a", "b"]).vectors_NH)
+    assert encoder.asked == ["a", "b", "b"]  # once more, and kept this time
+    cache.encode(["b"])
+    assert encoder.asked == ["a", "b", "b"]
