@@ -198,9 +198,9 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
 def _on_loopback() -> Iterator[None]:
     """Inside, a cluster that is started listens on loopback alone.
 
-    Ray would take this machine's address on the network, and even without a dashboard its agent takes jobs there, from
-    anyone. That it need not is a setting of Ray's for other systems, which it reads from the environment when it is
-    imported; clusters of several machines must not have it.
+    Ray would take this machine's address on the network, where even without a dashboard its agent takes jobs, from
+    anyone or from whoever has its token. That it need not is a setting of Ray's for other systems, which it reads from
+    the environment when it is imported; clusters of several machines must not have it.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -263,8 +263,6 @@ class _Training:
     async def train(self) -> RunState:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         with self._progress, _interruptible(self._progress) as stop:
-            for named in outside_code(self._config):
-                self._progress.note(f"code from outside of v05ray: {named}")
             while True:
                 self._trainer = None
                 try:

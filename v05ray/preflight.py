@@ -1,10 +1,12 @@
 """Everything a run can be refused for before anything heavy starts: prompts, model folder, verifier, resources."""
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -33,6 +35,8 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Loads tokenizer and prompts and looks at everything else; raises `ConfigError` for what cannot be run."""
+    for named in outside_code(config):
+        log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
     check_verifier(config.rewards.verifier.name, config.rewards.verifier.options)
     tokenizer = load_tokenizer(config)
@@ -52,7 +56,7 @@ def prepare(config: Config) -> Prepared:
 
 
 def outside_code(config: Config) -> list[str]:
-    """What the run will load that is code and not part of this package: said in its log before anything starts."""
+    """What the run will load that is code and not part of this package: said in its log before any of it runs."""
     named = []
     if config.rewards.verifier.name == "python":
         named.append(f"rewards.verifier runs {config.rewards.verifier.options['path']}")
@@ -62,7 +66,7 @@ def outside_code(config: Config) -> list[str]:
 
 
 def check_model_folder(config: Config) -> None:
-    """The policy's folder is there, holds a model, and that model's context is long enough."""
+    """The policy's folder holds a model as safetensors, with a context that is long enough, and no code to be run."""
     path = config.model.path
     settings = path / "config.json"
     if not settings.is_file():
@@ -75,13 +79,54 @@ def check_model_folder(config: Config) -> None:
         raise ConfigError(
             f"model.max_length {config.model.max_length} exceeds the model's context of {context} tokens; lower it"
         )
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(file.name for end in ("bin", "pt", "pth", "ckpt") for file in path.glob(f"*.{end}"))
+        found = f"{', '.join(pickled)}: pickles, which can run code and are not read" if pickled else "no weights"
+        raise ConfigError(f"model.path {str(path)!r} holds {found}; save the model as safetensors")
+    if not config.model.trust_remote_code:
+        _refuse_own_code(path)
+
+
+def _refuse_own_code(path: Path) -> None:
+    """Raises `ConfigError` where the model or its tokenizer is known to code in its folder alone.
+
+    Nothing of that code is imported to find out. Some folders still ship code of classes that transformers has by now:
+    theirs is neither needed nor run.
+    """
+    config, tokenizer = _read_object(path / "config.json"), _read_object(path / "tokenizer_config.json")
+    own = {**(config.get("auto_map") or {}), **(tokenizer.get("auto_map") or {})}
+    if not own:
+        return
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind, name = config.get("model_type"), tokenizer.get("tokenizer_class")
+    known = {
+        "AutoConfig": kind in transformers.CONFIG_MAPPING,
+        "AutoModelForCausalLM": kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        # Asked for a class that it does not have, transformers would take another one and say nothing.
+        "AutoTokenizer": name is None or hasattr(transformers, name),
+    }
+    if needed := [f"{auto} ({own[auto]})" for auto in known if auto in own and not known[auto]]:
+        raise ConfigError(
+            f"model.path {str(path)!r} needs code that it ships for {', '.join(needed)}, which is not run; take a "
+            "model that transformers itself knows, or read the code and allow it with model.trust_remote_code=true"
+        )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def load_tokenizer(config: Config) -> Any:
-    """The policy's tokenizer, from its folder alone."""
+    """The policy's tokenizer, from its folder alone; raises `ConfigError` where that holds none."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    path = config.model.path
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"model.path: transformers cannot load the tokenizer of {str(path)!r}: {error}") from error
 
 
 def count_gpus() -> int:

@@ -136,6 +136,12 @@ def _load_huggingface(path: str, split: str, subset: str | None) -> Iterable[Any
         raise ConfigError(
             f"cannot load data set {path!r}: {error}; give a local folder that exists, or a name on a hub within reach"
         ) from error
+    except RuntimeError as error:
+        if "scripts are no longer supported" not in str(error):
+            raise
+        raise ConfigError(
+            f"data set {path!r} is a script, which is not run ({error}); save its rows as Parquet or JSON lines"
+        ) from error
 
 
 def _files(path: str | Sequence[str]) -> tuple[Path, ...]:

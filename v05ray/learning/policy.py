@@ -88,6 +88,7 @@ def load_policy(
             config.path,
             dtype=DTYPES[config.dtype],
             attn_implementation="sdpa",
+            use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
         )
     except ValueError as error:

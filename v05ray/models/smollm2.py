@@ -48,12 +48,12 @@ def _build(folder: Path) -> None:
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     # transformers' own reader of GGUF, one level below `from_pretrained(gguf_file=...)`, which would want accelerate.
-    config = AutoConfig.from_pretrained(source, gguf_file=GGUF_NAME)
+    config = AutoConfig.from_pretrained(source, gguf_file=GGUF_NAME, trust_remote_code=False)
     model = LlamaForCausalLM(config)
     tensors = load_gguf_checkpoint(str(source / GGUF_NAME), return_tensors=True, model_to_load=model)["tensors"]
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(tensors)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME, trust_remote_code=False)
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -243,11 +243,14 @@ class PublishedBackend:
                 raise ConfigError(f"published V0: {path} does not exist; the weights are gated, see value.published")
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        model_config = AutoConfig.from_pretrained(str(backbone), local_files_only=True)
+        local: Any = {"local_files_only": True, "trust_remote_code": False}
+        model_config = AutoConfig.from_pretrained(str(backbone), **local)
         adapter = TokenAdapter(AdapterConfig(int(model_config.hidden_size)))
         # The checkpoint holds the backbone's weights too: build it empty, and let the strict load fill it.
-        model = load_embedding(checkpoint, AutoModel.from_config(model_config).float(), adapter)
-        tokenizer = AutoTokenizer.from_pretrained(str(backbone), local_files_only=True)
+        model = load_embedding(
+            checkpoint, AutoModel.from_config(model_config, trust_remote_code=False).float(), adapter
+        )
+        tokenizer = AutoTokenizer.from_pretrained(str(backbone), **local)
         model_id = f"v0-published:{fingerprint(checkpoint)}"
         encoder = PublishedEncoder(model, tokenizer, model_id=model_id)
         cached = EmbeddingCache(lambda: encoder, cache, model_id=model_id, width=encoder.width)
