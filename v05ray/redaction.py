@@ -12,8 +12,9 @@ from typing import Any
 HIDDEN = "***"
 _NAME = r"(?:token|password|passwd|passphrase|secret|api_?key|access_?key|private_?key|secret_?key|credentials?)"
 _SECRET_KEY = re.compile(rf"(?:^|[._-]){_NAME}$", re.IGNORECASE)
-_SECRET_VARIABLE = re.compile(rf"(?:^|_){_NAME}$", re.IGNORECASE)
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECRET_VARIABLE = re.compile(rf"(?:^|_)(?:{_NAME}|key|pat|pass)$|_pwd$|password$", re.IGNORECASE)
+"""Wider than for keys of a config: `OPENAI_KEY`, `GITHUB_PAT`, `PGPASSWORD` are secrets; `sort_key`, `PWD` are not."""
+_USERINFO = re.compile(r"(?<=://)[^/\s]+(?=@)")
 _QUERY = re.compile(rf"([?&;](?:[\w-]*[_-])?{_NAME}=)[^&;\s]+", re.IGNORECASE)
 _SHORTEST_SECRET = 6
 """Shorter environment values are not searched for: `HF_TOKEN=1` must not blank every 1 of a config."""
@@ -21,9 +22,14 @@ _SHORTEST_SECRET = 6
 
 def redact(text: str, environment: Mapping[str, str] | None = None) -> str:
     """`text` without credentials in URIs and without the secrets of the environment (default: this process's)."""
-    for secret in _environment_secrets(os.environ if environment is None else environment):
+    for secret in environment_secrets(os.environ if environment is None else environment):
         text = text.replace(secret, HIDDEN)
     return _QUERY.sub(rf"\g<1>{HIDDEN}", _USERINFO.sub(HIDDEN, text))
+
+
+def is_secret_variable(name: str) -> bool:
+    """Whether an environment variable's name says that its value is a secret."""
+    return bool(_SECRET_VARIABLE.search(name))
 
 
 def redact_tree(value: Any, environment: Mapping[str, str] | None = None, *, key: str = "") -> Any:
@@ -37,10 +43,11 @@ def redact_tree(value: Any, environment: Mapping[str, str] | None = None, *, key
     return HIDDEN if value and _SECRET_KEY.search(key) else redact(value, environment)
 
 
-def _environment_secrets(environment: Mapping[str, str]) -> list[str]:
+def environment_secrets(environment: Mapping[str, str]) -> list[str]:
+    """The secret values of an environment, the longest first."""
     found = {
         value
         for name, value in environment.items()
-        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET and not os.path.exists(value)  # a key file
+        if is_secret_variable(name) and len(value) >= _SHORTEST_SECRET and not os.path.exists(value)  # a key file
     }
     return sorted(found, key=len, reverse=True)  # a secret that contains another one goes first

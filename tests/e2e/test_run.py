@@ -16,6 +16,13 @@ from v05ray.ledger import LedgerReader
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "tiny_cpu.yaml"
+SECRETS = {
+    "HF_TOKEN": "hf-not-for-any-file",
+    "MLFLOW_TRACKING_USERNAME": "somebody",
+    "MLFLOW_TRACKING_PASSWORD": "mlflow-not-for-any-file",
+    "AWS_SECRET_ACCESS_KEY": "aws-not-for-any-file",
+}
+"""In the environment of the whole run."""
 
 
 def command(model: Path, output: Path, *overrides: str) -> list[str]:
@@ -24,7 +31,8 @@ def command(model: Path, output: Path, *overrides: str) -> list[str]:
 
 
 def train(model: Path, output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(command(model, output, *overrides), capture_output=True, text=True, timeout=280)
+    env = {**os.environ, **SECRETS}
+    done = subprocess.run(command(model, output, *overrides), capture_output=True, text=True, timeout=280, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -37,7 +45,7 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 def whole_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     output = tmp_path_factory.mktemp("whole")
     done = train(tiny_model, output)
-    return output / "tiny", done.stdout
+    return output / "tiny", done.stdout + done.stderr
 
 
 def test_the_tiny_run_learns(whole_run: tuple[Path, str]):
@@ -95,6 +103,19 @@ def test_mlflow_has_the_runs_metrics_and_parameters(whole_run: tuple[Path, str])
     assert recorded.data.params["advantage.name"] == "v05"
     history = client.get_metric_history(recorded.info.run_id, "critic/score/mean")
     assert [point.step for point in history] == list(range(1, 21))
+
+
+def test_no_secret_of_its_environment_is_in_anything_it_leaves_or_prints(whole_run: tuple[Path, str]):
+    run, printed = whole_run
+    files = [path for path in run.parent.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    # Ray's, vLLM's and DeepSpeed's words, MLflow's database and the checkpoints are among them.
+    assert {"mlflow.db", "raylet.out", "gcs_server.out", "config.yaml", "state.json", "manifest.json"} <= names
+    assert any(path.suffix == ".parquet" for path in files)
+    for value in SECRETS.values():
+        if value != "somebody":
+            assert value not in printed
+            assert [path for path in files if value.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.timeout(600)

@@ -16,6 +16,7 @@ ENVIRONMENT = {
         ("postgresql://me:pass@host:5432/db", "postgresql://***@host:5432/db"),
         ("API request to https://me:p%40ss@host/api failed", "API request to https://***@host/api failed"),
         ("https://host/db?user=me&password=hunter22&x=1", "https://host/db?user=me&password=***&x=1"),
+        ("https://me:p@ss@host/api and http://h/a@b", "https://***@host/api and http://h/a@b"),
         ("Bearer tok-12345-long refused", "Bearer *** refused"),
         ("Bearer tok-12345 refused", "Bearer *** refused"),
         ("HF_TOKEN is 1, /home/me", "HF_TOKEN is 1, /home/me"),
@@ -24,6 +25,24 @@ ENVIRONMENT = {
 )
 def test_redact(text, shown):
     assert redact(text, ENVIRONMENT) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", True),
+        ("OPENAI_KEY", True),
+        ("GITHUB_PAT", True),
+        ("PGPASSWORD", True),
+        ("MYSQL_PWD", True),
+        ("PWD", False),
+        ("PATH", False),
+        ("COMPATIBLE", False),
+        ("RAY_AUTH_MODE", False),
+    ],
+)
+def test_a_variables_name_says_that_it_is_secret(name: str, secret: bool):
+    assert (redact("it is value-of-it", {name: "value-of-it"}) == "it is ***") is secret
 
 
 def test_redact_tree_goes_by_keys_too():

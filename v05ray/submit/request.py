@@ -14,7 +14,7 @@ from pathlib import Path
 from v05ray import __version__
 from v05ray.config import Config, Spec
 from v05ray.config_files import load_config
-from v05ray.redaction import redact, redact_tree
+from v05ray.redaction import environment_secrets, is_secret_variable, redact, redact_tree
 from v05ray.registry import ConfigError
 from v05ray.submit.working_dir import LIMIT_MIB, Shipment, collect
 
@@ -73,6 +73,7 @@ def make_request(
     config = load_config(job, overrides)
     _refuse_secrets(job, overrides, environment)
     shipment, job_name = collect(job, included, base=base, limit_mib=limit_mib)
+    _refuse_secret_files(shipment, environment)
     _refuse_local_paths(config, shipment)
     command = ["python", "-m", "v05ray.cli", "train", job_name, "cluster.address=auto", *overrides]
     if config.run.grace_s >= grace_s:
@@ -126,6 +127,18 @@ def _refuse_secrets(job: Path, overrides: Sequence[str], environment: Mapping[st
         raise ConfigError(f"{job} carries a credential, which Ray would store with the working directory; {fix}")
 
 
+def _refuse_secret_files(shipment: Shipment, environment: Mapping[str, str]) -> None:
+    """Raises `ConfigError` naming a file that would travel with a secret of this environment in it."""
+    secrets = [secret.encode() for secret in environment_secrets(environment)]
+    for name, file in shipment.files.items() if secrets else ():
+        content = file.read_bytes()
+        if any(secret in content for secret in secrets):
+            raise ConfigError(
+                f"{name} holds the value of a secret variable of this environment, which Ray would store with the "
+                "working directory; take it out, or leave the file out"
+            )
+
+
 def _env_vars(names: Sequence[str], environment: Mapping[str, str], *, store_secrets: bool) -> dict[str, str]:
     found = {}
     for name in names:
@@ -136,11 +149,11 @@ def _env_vars(names: Sequence[str], environment: Mapping[str, str], *, store_sec
             )
         if name not in environment:
             raise ConfigError(f"--env {name}: no such variable in this environment; export it first")
-        # A variable's name says whether it is secret by its last word, as a key's does.
-        if not store_secrets and redact_tree("x", {}, key=name) != "x":
+        if not store_secrets and (is_secret_variable(name) or redact(environment[name], {}) != environment[name]):
             raise ConfigError(
-                f"--env {name}: Ray stores the values of passed variables on the head and shows them to whoever may "
-                "use its Jobs API; set it on the nodes (see docs/clusters.md), or allow it with --store-secrets"
+                f"--env {name} is a secret by its name or holds a password, and Ray stores the values of passed "
+                "variables on the head and shows them to whoever may use its Jobs API; set it on the nodes (see "
+                "docs/clusters.md), or allow it with --store-secrets"
             )
         found[name] = environment[name]
     return found

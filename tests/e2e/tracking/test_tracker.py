@@ -193,6 +193,25 @@ def test_secrets_are_not_logged(output_dir, monkeypatch):
     assert params == {"tracking.uri": "postgresql://***@host/db", "headers": '["Bearer ***"]'}
 
 
+def test_the_password_of_a_tracking_uri_is_in_no_file_and_no_message(output_dir, caplog):
+    with socket.socket() as taken:  # nobody listens: what is logged stays in the run's folder
+        taken.bind(("127.0.0.1", 0))
+        uri = f"http://somebody:not-for-any-file@127.0.0.1:{taken.getsockname()[1]}"
+        with caplog.at_level(logging.DEBUG, logger="v05ray"):
+            tracker = make_tracker(output_dir, uri=uri)
+            tracker.log_params({"tracking": {"uri": uri}})
+            tracker.log_metrics({"a": 1.0}, 1)
+            deadline = time.monotonic() + 60
+            while tracker.status().last_error is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            tracker.close(timeout_s=0.5)
+    assert "127.0.0.1" in str(tracker.status().last_error) + caplog.text
+    assert "not-for-any-file" not in str(tracker.status()) + caplog.text
+    files = [path for path in output_dir.rglob("*") if path.is_file()]
+    assert output_dir / "run1" / "mlflow-spool.jsonl" in files
+    assert [path for path in files if b"not-for-any-file" in path.read_bytes()] == []
+
+
 ENDLESS = """
 import sys, time
 from pathlib import Path

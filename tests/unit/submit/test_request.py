@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -115,6 +116,27 @@ def test_a_secret_of_the_environment_is_found_wherever_it_stands(tmp_path: Path)
     job.write_text(JOB.read_text() + f"\n# {SECRET}\n")
     with pytest.raises(ConfigError, match="carries a credential"):
         make_request(job, PLACES, base=ROOT, environment=environment)
+
+
+def test_a_file_that_holds_a_secret_of_the_environment_does_not_travel(project: Path):
+    environment = {"OPENAI_KEY": SECRET}
+    (project / "extra" / "verify.py").write_text(f"key = '{SECRET}'\n")
+    shutil.copy(JOB, project / "mine.yaml")
+    included = [Path("extra")]
+    make_request(project / "mine.yaml", PLACES, base=project, environment={}, included=included)
+    with pytest.raises(ConfigError, match=r"extra/verify\.py holds the value of a secret variable") as refused:
+        make_request(project / "mine.yaml", PLACES, base=project, environment=environment, included=included)
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OPENAI_KEY", SECRET), ("GITHUB_PAT", SECRET), ("PGPASSWORD", SECRET), ("DB", f"postgresql://me:{SECRET}@host")],
+)
+def test_secrets_under_other_names_need_consent_too(name: str, value: str):
+    with pytest.raises(ConfigError, match="--store-secrets") as refused:
+        request(environment={name: value}, env_names=[name])
+    assert SECRET not in str(refused.value)
 
 
 def test_variables_go_by_name_and_secret_ones_only_by_consent():
