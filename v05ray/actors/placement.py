@@ -19,7 +19,8 @@ from v05ray.registry import ConfigError
 
 def nodes() -> list[Node]:
     """The cluster's live nodes with all they have, busy or not."""
-    return [Node(n["NodeManagerAddress"], n["Resources"]) for n in ray.nodes() if n["Alive"]]
+    # Several nodes may share an address, as those of a local cluster do.
+    return [Node(f"{n['NodeManagerAddress']}/{n['NodeID'][:8]}", n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
 def look_at(address: str) -> tuple[list[Node], list[NodeType] | None]:
