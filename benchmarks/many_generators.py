@@ -138,6 +138,10 @@ class StubValues:
         near = ((p.prompt_id, 2 * pass_rate(p.prompt_id) - 1 + rng.gauss(0, 0.4)) for p in prompts)
         return [Prior(name, max(-1.0, min(1.0, value)), policy_version) for name, value in near]
 
+    async def waiting(self) -> tuple[()]:
+        """It answers at once."""
+        return ()
+
 
 @dataclass
 class Watch(Progress):

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from v05ray.ports import GeneratorLost, Weights
+from v05ray.outstanding import Outstanding
+from v05ray.ports import GeneratorLost, Held, Weights
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
     DrawRequest,
@@ -197,14 +198,20 @@ class FakeValuePool:
     latency: float = 0.0
     calls: list[tuple[tuple[str, ...], tuple[SupportExample, ...], int, int]] = field(default_factory=list)
     """(prompt ids, support, policy version, seed) of every call."""
+    given: Outstanding = field(default_factory=Outstanding)
 
     async def predict(
         self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
     ) -> list[Prior]:
         """One scripted prior per prompt."""
-        await asyncio.sleep(self.latency)
+        with self.given("value-0", "prediction"):
+            await asyncio.sleep(self.latency)
         self.calls.append((tuple(p.prompt_id for p in prompts), tuple(support), policy_version, seed))
         return [Prior(p.prompt_id, self.values.get(p.prompt_id, self.default), policy_version) for p in prompts]
+
+    async def waiting(self) -> Sequence[Held]:
+        """The one actor, while it predicts."""
+        return self.given.held()
 
 
 @dataclass
@@ -222,16 +229,19 @@ class FakeLearner:
     """Accumulated since the last step."""
     accumulated: list[tuple[TrainSample, ...]] = field(default_factory=list)
     """The argument of every `accumulate`, in order."""
+    given: Outstanding = field(default_factory=Outstanding)
 
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
         """Keeps the samples."""
-        await asyncio.sleep(self.latency)
+        with self.given("learner rank 0", "accumulate"):
+            await asyncio.sleep(self.latency)
         self.pending.extend(samples)
         self.accumulated.append(tuple(samples))
 
     async def step(self) -> dict[str, float]:
         """Moves the weight; an empty accumulation moves nothing and still counts as a step."""
-        await asyncio.sleep(self.latency)
+        with self.given("learner rank 0", "step"):
+            await asyncio.sleep(self.latency)
         firsts = sorted(s.advantages[0] for s in self.pending if s.advantages)
         gradient = sum(firsts) / len(firsts) if firsts else 0.0
         self.weight += gradient
@@ -239,6 +249,10 @@ class FakeLearner:
         num_samples = len(self.pending)
         self.pending.clear()
         return {"actor/grad_norm": abs(gradient), "actor/num_samples": float(num_samples)}
+
+    async def waiting(self) -> Sequence[Held]:
+        """The one rank, while it works."""
+        return self.given.held()
 
     async def abandon(self) -> None:
         """Forgets the samples."""

@@ -9,7 +9,6 @@ comes later (a truncated copy, a lost file) is found by the manifest's sizes and
 newest whole one and says what it skipped.
 """
 
-import asyncio
 import fnmatch
 import hashlib
 import json
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from v05ray import durable
+from v05ray.disk import Disk
 from v05ray.dotted import flatten
 from v05ray.redaction import redact_tree
 from v05ray.registry import ConfigError, RunError
@@ -105,6 +105,7 @@ class Checkpoints:
         write_learner: Callable[[Path], Awaitable[None]],
         *,
         policy_version: int | None = None,
+        disk: Disk | None = None,
     ) -> Path:
         """Write the checkpoint of `step` and delete those it outdates; returns its folder.
 
@@ -116,6 +117,7 @@ class Checkpoints:
             state: JSON values with string keys; anything else is refused by its dotted place.
             write_learner: fills the (existing, empty) folder it is given.
             policy_version: of the weights written; by default `step`.
+            disk: told of all work on the disk but the learners', for whoever watches it.
 
         Raises:
             TypeError: `state` holds what JSON would not give back.
@@ -124,14 +126,12 @@ class Checkpoints:
         _require_json(state, "state")
         final = self.folder / f"step-{step:06d}"
         hidden = self.folder / f"{durable.HIDDEN}{final.name}"
+        disk = disk or Disk()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            durable.sweep(self.folder)
-            (hidden / "learner").mkdir(parents=True)
-            (hidden / "state.json").write_text(json.dumps(state), encoding="utf-8")
+            await disk.do(hidden, self._begin, hidden, json.dumps(state))
             await write_learner(hidden / "learner")
             version = step if policy_version is None else policy_version
-            await asyncio.to_thread(self._finish, hidden, final, step, version)
+            await disk.do(final, self._finish, hidden, final, step, version)
         except (OSError, RuntimeError) as error:
             reason = _refusal(error)
             if reason is None:
@@ -184,6 +184,12 @@ class Checkpoints:
             except CheckpointError:  # left for a person to look at; it is not counted as one to fall back on
                 continue
         return tuple(gone)
+
+    def _begin(self, hidden: Path, state: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        durable.sweep(self.folder)
+        (hidden / "learner").mkdir(parents=True)
+        (hidden / "state.json").write_text(state, encoding="utf-8")
 
     def _finish(self, hidden: Path, final: Path, step: int, policy_version: int) -> None:
         manifest = {

@@ -5,6 +5,7 @@ step after step (`step.py`); metrics --> tracker
 evaluation and checkpoint when due
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
+from v05ray.disk import Disk
 from v05ray.evaluate import evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.metrics import Stopwatch
+from v05ray.outstanding import WatchedRewards
 from v05ray.ports import Roles
 from v05ray.progress import Progress
 from v05ray.run_state import RunState
@@ -47,7 +50,8 @@ class Trainer:
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.state = RunState()
-        self._grace = Grace()
+        self._grace, self._disk = Grace(), Disk()
+        self._rewards = WatchedRewards(roles.rewards)
         generators, learner = config.generators, config.learner
         self._watchdog = Watchdog(
             note_s=config.run.silence_s,
@@ -55,7 +59,9 @@ class Trainer:
             limit_s=max(
                 config.run.stall_s, generators.draw_timeout_s, generators.load_timeout_s, learner.timeout_s + 60.0
             ),
+            disk_limit_s=config.run.stall_s,
             note=progress.note,
+            disk=self._disk,
         )
         self._steps = Stepper(
             config,
@@ -65,6 +71,7 @@ class Trainer:
             ledger=ledger,
             progress=progress,
             watchdog=self._watchdog,
+            disk=self._disk,
         )
 
     @property
@@ -77,24 +84,37 @@ class Trainer:
         """Everything with a `state_dict` that a checkpoint keeps."""
         return {"run": self.state, **self._steps.parts}
 
-    def begin(self) -> None:
+    async def begin(self) -> None:
         """A run without a checkpoint to go on from: what an earlier try has recorded is set aside."""
-        self._ledger.truncate_after(0)
+        await self._truncate_ledger()
 
     async def resume(self, folder: Path) -> None:
         """Continues from a checkpoint: afterwards everything is as it was when that checkpoint was written."""
-        saved = self._checkpoints.load(folder)
-        for name, part in self._parts.items():
-            part.load_state_dict(saved.state[name])
-        await self._roles.scheduler.load_state_dict(saved.state["scheduler"])
-        await self._roles.learners.load(saved.learner_folder)
-        self._ledger.truncate_after(self.state.step)
+        roles = {"the scheduler": self._roles.scheduler, "the learners": self._roles.learners}
+        async with self._watchdog.stage("resume", self.state.step, roles, writes=folder):
+            saved = await self._disk.do(folder, self._checkpoints.load, folder)
+            for name, part in self._parts.items():
+                part.load_state_dict(saved.state[name])
+            await self._roles.scheduler.load_state_dict(saved.state["scheduler"])
+            await self._roles.learners.load(saved.learner_folder)
+        await self._truncate_ledger()
         await self._steps.publish()
+
+    async def _truncate_ledger(self) -> None:
+        folder = self._ledger.folder
+        async with self._watchdog.stage("ledger", self.state.step, writes=folder):
+            await self._disk.do(folder, self._ledger.truncate_after, self.state.step)
 
     async def run(self, stop: Callable[[], bool] = lambda: False) -> RunState:
         """Trains to `run.num_steps`, or until `stop()` is true after a step; either way it ends with a checkpoint."""
         with self._grace.running():
             return await self._run(stop)
+
+    async def export(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder."""
+        roles = {"the learners": self._roles.learners}
+        async with self._watchdog.stage("export", self.state.step, roles, writes=folder.parent):
+            await self._roles.learners.export(folder)
 
     def leave_by(self, deadline: float) -> None:
         """Whatever is not done in time for a checkpoint by `deadline` (of the event loop's clock) is given up.
@@ -110,7 +130,7 @@ class Trainer:
             await self._grace.unless_abandoned(self._evaluate())
         while self.state.step < config.run.num_steps and not stop():
             # The learners have not changed yet when a step is given up: their gradients are never used.
-            before, scheduler = self._steps.before(), await self._roles.scheduler.state_dict()
+            before, scheduler = self._steps.before(), await self._scheduler_state()
             report = await self._grace.unless_abandoned(self._steps.run(self._grace.carry_through))
             if report is None:
                 await self._leave_step_out(before, scheduler)
@@ -125,6 +145,10 @@ class Trainer:
             if last or stop() or (every and self.state.step % every == 0):
                 await self._checkpoint()
         return self.state
+
+    async def _scheduler_state(self) -> Mapping[str, Any]:
+        async with self._watchdog.stage("state", self.state.step, {"the scheduler": self._roles.scheduler}):
+            return await self._roles.scheduler.state_dict()
 
     async def _leave_step_out(self, before: Mapping[str, Any], scheduler: Mapping[str, Any]) -> None:
         """Saves the state of the last whole step, after which some parts have moved on."""
@@ -141,11 +165,12 @@ class Trainer:
         clock = Stopwatch()
         with clock("testing"):
             self._progress.evaluation_started(self.state.step, len(self._eval_prompts))
-            async with self._watchdog.stage("evaluation", self.state.step, lambda: "draws and verdicts"):
+            roles = {"the scheduler": self._roles.scheduler, "verifying": self._rewards}
+            async with self._watchdog.stage("evaluation", self.state.step, roles):
                 report = await evaluate(
                     self._eval_prompts,
                     self._evaluation_draw,
-                    self._roles.rewards,
+                    self._rewards,
                     samples_per_prompt=self._config.evaluation.samples_per_prompt,
                     sampling=self._sampling,
                     seed=self._config.run.seed,
@@ -166,13 +191,16 @@ class Trainer:
 
     async def _checkpoint(self, scheduler: Mapping[str, Any] | None = None) -> None:
         """`scheduler` is its state, where that is not the present one."""
-        started = time.monotonic()
+        started, step = time.monotonic(), self.state.step
         state = {name: part.state_dict() for name, part in self._parts.items()}
-        state["scheduler"] = await self._roles.scheduler.state_dict() if scheduler is None else scheduler
-        await self._checkpoints.save(self.state.step, state, self._roles.learners.save)
+        state["scheduler"] = await self._scheduler_state() if scheduler is None else scheduler
+        learners, folder = self._roles.learners, self._checkpoints.folder
+        async with self._watchdog.stage("checkpoint", step, {"the learners": learners}, writes=folder):
+            await self._checkpoints.save(step, state, learners.save, disk=self._disk)
         self._grace.checkpoint_s = time.monotonic() - started
-        count = self._config.tracking.num_sample_rollouts
-        if count and self._steps.last_groups:
-            path = self._samples / f"step-{self.state.step:06d}.md"
-            write_samples(path, self.state.step, self._steps.last_groups, num_rollouts=count)
+        groups, count = self._steps.last_groups, self._config.tracking.num_sample_rollouts
+        if count and groups:
+            path = self._samples / f"step-{step:06d}.md"
+            async with self._watchdog.stage("samples", step, writes=path.parent.parent):
+                await self._disk.do(path, functools.partial(write_samples, num_rollouts=count), path, step, groups)
             self._roles.tracker.log_artifact(path)

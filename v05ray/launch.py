@@ -24,6 +24,7 @@ from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
 from v05ray.data.stream import PromptStream
+from v05ray.disk import LastResort
 from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
@@ -76,7 +77,7 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
     folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
     resumed = folder is not None
     folder = folder or new_folder(config.run.output_dir, config.run.name)
-    with held(folder):
+    with LastResort() as last_resort, held(folder):
         checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
         if resumed:
             _check_resumable(config, folder, checkpoints)
@@ -93,7 +94,7 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
             tracker.log_params(config.model_dump(mode="json"))
             tracker.log_artifact(folder.config)
             with PeakMemory() as memory, cluster(config, folder.logs):
-                work = _Training(config, prepared, folder, checkpoints, tracker)
+                work = _Training(config, prepared, folder, checkpoints, tracker, last_resort)
                 state = _run(work.train())
             interrupted = state.step < config.run.num_steps
             outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
@@ -252,10 +253,16 @@ class _Training:
     """The run on a cluster: actors and trainer, begun again from the newest checkpoint whenever some are lost."""
 
     def __init__(
-        self, config: Config, prepared: Prepared, folder: RunFolder, checkpoints: Checkpoints, tracker: MlflowTracker
+        self,
+        config: Config,
+        prepared: Prepared,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        tracker: MlflowTracker,
+        last_resort: LastResort,
     ) -> None:
         self._config, self._prepared, self._folder = config, prepared, folder
-        self._checkpoints, self._tracker = checkpoints, tracker
+        self._checkpoints, self._tracker, self._last_resort = checkpoints, tracker, last_resort
         self._progress = Progress(num_steps=config.run.num_steps)
         self._trainer: Trainer | None = None
         self.restarts = Restarts(config.run.max_restarts)
@@ -291,18 +298,22 @@ class _Training:
         cache = self._folder.path.parent / "embeddings.sqlite"
         async with start_all(config, self._tracker, cache=cache, folder=self._folder.path, note=progress.note) as roles:
             self._trainer = trainer = self._make_trainer(roles)
-            latest = self._checkpoints.latest()
-            if latest is None:
-                trainer.begin()
-            else:
-                for skipped in latest.skipped:
-                    progress.note(f"skipped a damaged checkpoint: {skipped}")
-                progress.note(f"resuming from {latest.folder.name}")
-                await trainer.resume(latest.folder)
-            with stop.waits_for_the_step(trainer, config.run.grace_s):
-                state = await trainer.run(stop.is_set)
-            if not trainer.abandoned:  # else there is no time left
-                await roles.learners.export(self._folder.model)
+            with self._last_resort.after_a_hang(progress.note):
+                return await self._train(trainer, stop)
+
+    async def _train(self, trainer: Trainer, stop: "Stop") -> RunState:
+        latest = self._checkpoints.latest()
+        if latest is None:
+            await trainer.begin()
+        else:
+            for skipped in latest.skipped:
+                self._progress.note(f"skipped a damaged checkpoint: {skipped}")
+            self._progress.note(f"resuming from {latest.folder.name}")
+            await trainer.resume(latest.folder)
+        with stop.waits_for_the_step(trainer, self._config.run.grace_s):
+            state = await trainer.run(stop.is_set)
+        if not trainer.abandoned:  # else there is no time left
+            await trainer.export(self._folder.model)
         return state
 
     def _make_trainer(self, roles: Roles) -> Trainer:

@@ -46,6 +46,21 @@ class RoleLost(RunError):
     """
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Work that an actor was given and has not answered; what a watchdog names."""
+
+    actor: str
+    """`generator-1`, `learner rank 0`, `the reward actor`."""
+    what: str
+    """`draw`, `verdict`, `load of version 3`."""
+    seconds: float
+    """For so long; where there are several, the first of them."""
+    count: int = 1
+    prompt_id: str | None = None
+    """None for work that is not of one prompt."""
+
+
 class Generator(Protocol):
     """One replica of the inference engine."""
 
@@ -90,6 +105,10 @@ class ValuePool(Protocol):
         """One prior per prompt, in order, given the support pairs to condition on."""
         ...
 
+    async def waiting(self) -> Sequence[Held]:
+        """Which actor has not answered yet."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
@@ -122,6 +141,11 @@ class Scheduler(Protocol):
 
     async def status(self) -> dict[str, float]:
         """Counters for metrics: generators ready, draws lost and redone, what the budget rule has learned."""
+        ...
+
+    async def waiting(self) -> Sequence[Held]:
+        """Which generator has not answered a draw or a weight update, and which verdicts are out; also while a batch
+        runs."""
         ...
 
     async def state_dict(self) -> dict[str, Any]:
@@ -162,6 +186,10 @@ class LearnerGroup(Protocol):
 
     async def export(self, folder: Path) -> None:
         """The policy as a Hugging Face folder (safetensors, config, tokenizer)."""
+        ...
+
+    async def waiting(self) -> Sequence[Held]:
+        """Which rank has not answered yet, and what it was asked."""
         ...
 
 

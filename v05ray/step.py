@@ -7,10 +7,9 @@ learners.step --> weights(version) --> scheduler.load_weights
 group means --> support buffer; rollouts and decisions --> ledger
 """
 
-import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -19,6 +18,7 @@ from v05ray import advantages
 from v05ray.advantages import GroupView
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
+from v05ray.disk import Disk
 from v05ray.feeding import Feeder, train_samples
 from v05ray.ledger import LedgerWriter
 from v05ray.losses.group_filter import counts
@@ -30,7 +30,7 @@ from v05ray.run_state import RunState
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
 from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample
-from v05ray.watchdog import Watchdog, some
+from v05ray.watchdog import Watchdog
 
 
 class Stepper:
@@ -46,10 +46,12 @@ class Stepper:
         ledger: LedgerWriter,
         progress: Progress,
         watchdog: Watchdog,
+        disk: Disk,
     ) -> None:
-        """`state` counts what the steps do."""
+        """`state` counts what the steps do; `watchdog` watches every stage of them, and `disk`."""
         self._config, self._roles, self._state = config, roles, state
-        self._stream, self._ledger, self._progress, self._watchdog = stream, ledger, progress, watchdog
+        self._stream, self._ledger, self._progress = stream, ledger, progress
+        self._watchdog, self._disk = watchdog, disk
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
         self._priors = Priors(config.value)
@@ -78,9 +80,8 @@ class Stepper:
         step = self._state.step + 1
         clock = Stopwatch()
         prompts = self._stream.next_batch()
-        async with self._watchdog.stage("prior", step, lambda: "the value actors"):
-            with clock("prior"):
-                raw_priors = await self._raw_priors(prompts, step)
+        with clock("prior"):
+            raw_priors = await self._raw_priors(prompts, step)
         batch = BatchRequest(
             step=step,
             policy_version=self._state.step,
@@ -91,28 +92,33 @@ class Stepper:
         )
         groups: list[RolloutGroup] = []
         values: dict[str, tuple[float, ...]] = {}
-        with self._kept_aside_on_failure(step, groups, values):
+        async with self._kept_aside_on_failure(step, groups, values):
             await self._roll_out_and_learn(batch, groups, values, clock)
             carry_through()
             actor_metrics = {"actor/update_skipped": 1.0}
             if any(self._counts(group) for group in groups):
-                async with self._watchdog.stage("update", step, lambda: "the learner ranks"):
+                async with self._watchdog.stage("update", step, {"the learners": self._roles.learners}):
                     with clock("update_actor"):
                         actor_metrics = await self._roles.learners.step()
             self._state.step = step
-            async with self._watchdog.stage("weights", step, lambda: f"the generators to load version {step}"):
-                with clock("update_weights"):
-                    await self.publish()
+            with clock("update_weights"):
+                await self.publish()
         self._remember(groups)
         self.last_groups = groups
+        folder = self._ledger.folder
         with clock("ledger"):
-            await asyncio.to_thread(self._ledger.append_step, step, groups, values, self._ledger_meta())
-        return self._report(groups, values, actor_metrics, clock, await self._roles.scheduler.status())
+            async with self._watchdog.stage("ledger", step, writes=folder):
+                await self._disk.do(folder, self._ledger.append_step, step, groups, values, self._ledger_meta())
+        async with self._watchdog.stage("status", step, {"the scheduler": self._roles.scheduler}):
+            status = await self._roles.scheduler.status()
+        return self._report(groups, values, actor_metrics, clock, status)
 
     async def publish(self) -> None:
-        """The learners' weights to the generators."""
-        weights = await self._roles.learners.weights(self._state.step)
-        await self._roles.scheduler.load_weights(weights)
+        """The learners' weights to the generators, as the version of the last step done."""
+        version, roles = self._state.step, self._roles
+        asked = {"the learners": roles.learners, "the scheduler": roles.scheduler}
+        async with self._watchdog.stage("weights", version, asked):
+            await roles.scheduler.load_weights(await roles.learners.weights(version))
 
     async def _raw_priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
         if self._roles.values is None:
@@ -121,17 +127,20 @@ class Stepper:
         support = self._support.sample(self._config.value.support_size, Random(seed))
         if not support and self.first_rate is not None:
             return Priors.first(prompts, self.first_rate, self._state.step)
-        return await self._roles.values.predict(prompts, support, policy_version=self._state.step, seed=seed)
+        async with self._watchdog.stage("prior", step, {"the value pool": self._roles.values}):
+            return await self._roles.values.predict(prompts, support, policy_version=self._state.step, seed=seed)
 
-    @contextlib.contextmanager
-    def _kept_aside_on_failure(
+    @contextlib.asynccontextmanager
+    async def _kept_aside_on_failure(
         self, step: int, groups: Sequence[RolloutGroup], values: Mapping[str, Sequence[float]]
-    ) -> Iterator[None]:
+    ) -> AsyncIterator[None]:
         """When the step fails, what was scored stays beside the ledger: it is done again, with draws of its own."""
         try:
             yield
         except BaseException:
-            self._ledger.set_aside(step, groups, values, self._ledger_meta())
+            folder = self._ledger.folder
+            async with self._watchdog.stage("keeping aside what was scored", step, writes=folder):
+                await self._disk.do(folder, self._ledger.set_aside, step, groups, values, self._ledger_meta())
             raise
 
     async def _roll_out_and_learn(
@@ -149,11 +158,8 @@ class Stepper:
         streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
         self._progress.batch_started(batch.step, len(batch.prompts))
         waiting = dict.fromkeys(order)
-
-        def waits_for() -> str:
-            return f"{some(list(waiting))} at the scheduler" if waiting else "the learner ranks"
-
-        watched = self._watchdog.stage("draw, score and learn", batch.step, waits_for)
+        asked = {"the scheduler": self._roles.scheduler, "the learners": self._roles.learners}
+        watched = self._watchdog.stage("draw, score and learn", batch.step, asked, prompts=waiting.keys())
         with clock("step_rollout_and_learn"):
             async with watched, Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
                 with clock("gen"):

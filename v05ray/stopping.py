@@ -53,7 +53,8 @@ class Grace:
         try:
             return await task
         except asyncio.CancelledError:
-            if not self.abandoned:
+            waiting = asyncio.current_task()
+            if not self.abandoned or (waiting is not None and waiting.cancelling()):
                 raise
             return None
         finally:

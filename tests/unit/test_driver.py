@@ -1,10 +1,13 @@
 """The whole loop on in-process fakes behind the ports: real driver, scheduler, budget machine, ledger, checkpoints."""
 
 import asyncio
+import os
 import random
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,12 +16,14 @@ from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
 from v05ray.data.stream import PromptStream
+from v05ray.disk import Disk, DiskStalled
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.ports import Roles
+from v05ray.ports import BatchRequest, Roles, Weights
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
+from v05ray.types import RolloutGroup
 from v05ray.watchdog import Stalled
 
 NAMES = [f"p{i}" for i in range(12)]
@@ -30,6 +35,7 @@ class World:
 
     learner: FakeLearner = field(default_factory=FakeLearner)
     tracker: FakeTracker = field(default_factory=FakeTracker)
+    rewards: FakeRewardPool = field(default_factory=FakeRewardPool)
     values: FakeValuePool = field(default_factory=lambda: FakeValuePool(default=-0.9))
     generator: FakeGenerator = field(
         default_factory=lambda: FakeGenerator(
@@ -65,10 +71,10 @@ def config_of(**changes: dict) -> Config:
 async def trainer_of(
     config: Config, world: World, folder: Path, *, eval_names: tuple[str, ...] = ("p0", "p1")
 ) -> Trainer:
-    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool = GeneratorPool(draw_timeout_s=config.generators.draw_timeout_s)
     pool.add([world.generator])
     await pool.until_ready()
-    rewards = FakeRewardPool()
+    rewards = world.rewards
     return Trainer(
         config,
         Roles(
@@ -265,16 +271,154 @@ async def test_what_was_scored_in_a_step_that_failed_is_kept_aside(tmp_path: Pat
     assert aside.check_conservation().num_prompts == 4
 
 
-async def test_a_stage_that_stands_still_is_ended_and_named(tmp_path: Path):
-    class Frozen(FakeValuePool):
-        async def predict(self, prompts, support, *, policy_version, seed):
+BOUNDS = {
+    "run": {"stall_s": 0.15, "silence_s": 0.04, "num_steps": 2},
+    "generators": {"draw_timeout_s": 30.0, "load_timeout_s": 30.0},
+}
+
+
+async def stalled_trainer(world: World, folder: Path, *, notes: list[str] | None = None, **changes: Any) -> Trainer:
+    """A trainer that gives a stage up after .15 s."""
+    trainer = await trainer_of(config_of(**BOUNDS, **changes), world, folder, eval_names=())
+    trainer._watchdog._limit_s = 0.15  # never less than what single calls may take, else
+    trainer._watchdog._ask_s = 0.1
+    if notes is not None:
+        trainer._watchdog._note = notes.append
+    return trainer
+
+
+async def test_a_value_actor_that_stands_still_is_named(tmp_path: Path):
+    trainer = await stalled_trainer(World(values=FakeValuePool(latency=60.0)), tmp_path)
+    with pytest.raises(Stalled, match=r"step 1, prior: .* waiting for value-0 \(prediction for \d s\)"):
+        await trainer.run()
+
+
+async def test_a_frozen_generator_is_named_with_the_prompts_it_holds(tmp_path: Path):
+    world, notes = World(), []
+    world.generator.latency = lambda name, index: 60.0 if name in ("p3", "p7") else 0.0
+    started = time.monotonic()
+    with pytest.raises(Stalled) as caught:
+        await (await stalled_trainer(world, tmp_path, notes=notes)).run()
+    assert time.monotonic() - started < 3
+    said = str(caught.value)
+    assert "draw, score and learn: no progress for 0.15 s, waiting for prompt" in said
+    held = {name for name in ("p3", "p7") if f"{name!r} (4 draws at g0 for " in said}
+    assert held
+    others = set(NAMES) - held
+    assert not any(f"{name!r}" in said for name in others)
+    assert notes[0].startswith("step 1, draw, score and learn: nothing for ")
+    assert all(f"{name!r} (4 draws at g0 for " in notes[0] for name in held)
+
+
+async def test_a_verdict_that_does_not_come_is_named(tmp_path: Path):
+    trainer = await stalled_trainer(World(rewards=FakeRewardPool(latency=60.0)), tmp_path)
+    with pytest.raises(Stalled, match=r"'p\d+' \(4 verdicts at the reward actor for \d s\)"):
+        await trainer.run()
+
+
+async def test_a_generator_that_does_not_load_the_weights_is_named(tmp_path: Path):
+    class Deaf(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            await asyncio.Event().wait()
+            return weights.version
+
+    world = World(generator=Deaf({name: [1.0, -1.0] for name in NAMES}))
+    with pytest.raises(Stalled, match=r"step 1, weights: .* waiting for g0 \(load of version 1 for \d s\)"):
+        await (await stalled_trainer(world, tmp_path)).run()
+
+
+@pytest.mark.parametrize(("method", "stage"), [("accumulate", "draw, score and learn"), ("step", "update")])
+async def test_a_learner_rank_that_stands_still_is_named(tmp_path: Path, method: str, stage: str):
+    class Slow(FakeLearner):
+        async def accumulate(self, samples) -> None:
+            self.latency = 60.0 if method == "accumulate" else 0.0
+            await super().accumulate(samples)
+            self.latency = 60.0
+
+    with pytest.raises(Stalled, match=rf"step 1, {stage}: .* waiting for learner rank 0 \({method} for \d s\)"):
+        await (await stalled_trainer(World(learner=Slow()), tmp_path)).run()
+
+
+async def test_a_frozen_scheduler_is_named_itself(tmp_path: Path):
+    trainer = await stalled_trainer(World(), tmp_path)
+    scheduler = trainer._roles.scheduler
+
+    class Frozen:
+        async def _never(self, *_: object) -> Any:
             await asyncio.Event().wait()
 
-    bounds = {"stall_s": 0.1, "silence_s": 0.03}
-    config = config_of(
-        run=bounds, generators={"draw_timeout_s": 0.1, "load_timeout_s": 0.1}, learner={"timeout_s": 0.1}
-    )
-    trainer = await trainer_of(config, World(values=Frozen()), tmp_path, eval_names=())
-    trainer._watchdog._limit_s = 0.1  # a minute more than the learner's own, else
-    with pytest.raises(Stalled, match=r"step 1, prior: no progress for 0.1 s, waiting for the value actors"):
+        waiting = status = _never
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(scheduler, name)
+
+        async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
+            async for group in scheduler.run(batch):
+                yield group
+                await self._never()
+
+    object.__setattr__(trainer._roles, "scheduler", Frozen())
+    started = time.monotonic()
+    with pytest.raises(Stalled) as caught:
         await trainer.run()
+    assert time.monotonic() - started < 3
+    assert "step 1, draw, score and learn: no progress for 0.15 s, waiting for prompts 'p" in str(caught.value)
+    assert "; the scheduler (no answer for 0 s); raise" in str(caught.value)
+
+
+class HangingWriter(LedgerWriter):
+    """Its disk hangs at every step, as one whose mount is dead; nobody ever reads the FIFO."""
+
+    def append_step(self, step, groups, advantages, meta) -> None:
+        fifo = self.folder / "hangs"
+        os.mkfifo(fifo)
+        fifo.write_text("x")
+
+
+async def test_a_ledger_whose_disk_hangs_is_told_and_ends_the_run_by_its_path(tmp_path: Path):
+    notes: list[str] = []
+    trainer = await stalled_trainer(World(), tmp_path, notes=notes)
+    trainer._steps._ledger = HangingWriter(tmp_path / "ledger")
+    started = time.monotonic()
+    with pytest.raises(DiskStalled, match=rf"step 1, ledger: .*the disk of {tmp_path}/ledger hangs.*--resume"):
+        await trainer.run()
+    assert time.monotonic() - started < 3
+    assert notes[0].startswith("step 1, ledger: nothing for ")
+    assert f"waiting for the disk (work at {tmp_path}/ledger for " in notes[0]
+    await asyncio.to_thread((tmp_path / "ledger" / "hangs").read_text)  # lets the thread go
+
+
+@pytest.mark.parametrize(("disk_hangs", "kind"), [(False, Stalled), (True, DiskStalled)])
+async def test_a_checkpoint_or_an_export_that_does_not_end_is_told_with_the_rank(
+    tmp_path: Path, disk_hangs: bool, kind: type[Exception]
+):
+    class Deaf(FakeLearner):
+        async def save(self, folder: Path) -> None:
+            with self.given("learner rank 0", "save"):
+                await asyncio.Event().wait()
+
+        async def export(self, folder: Path) -> None:
+            with self.given("learner rank 0", "export"):
+                await asyncio.Event().wait()
+
+    class Judged(Disk):
+        async def responds(self, folder: Path, *, within_s: float = 0.0) -> bool:
+            return not disk_hangs
+
+    trainer = await stalled_trainer(World(learner=Deaf()), tmp_path)
+    trainer._watchdog._disk = Judged()
+    with pytest.raises(kind, match=r"step 2, checkpoint: .*learner rank 0 \(save for \d s\)"):
+        await trainer.run()
+    with pytest.raises(kind, match=r"step 2, export: .*learner rank 0 \(export for \d s\)"):
+        await trainer.export(tmp_path / "model")
+
+
+async def test_an_evaluation_that_stands_still_names_generator_or_verifier(tmp_path: Path):
+    for world, named in (
+        (World(generator=FakeGenerator({n: [1.0] for n in NAMES}, latency=60.0)), r"draws? at g0"),
+        (World(rewards=FakeRewardPool(latency=60.0)), "verdicts? at the reward actor"),
+    ):
+        trainer = await trainer_of(config_of(**BOUNDS), world, tmp_path)
+        trainer._watchdog._limit_s = 0.15
+        with pytest.raises(Stalled, match=rf"step 0, evaluation: .*'p[01]' \(\d {named} for \d s"):
+            await trainer.run()

@@ -12,7 +12,8 @@ from ray.util.placement_group import PlacementGroup
 from v05ray.actors.loss import describe_loss, reason
 from v05ray.actors.placement import on
 from v05ray.config import Config
-from v05ray.ports import RoleLost, Weights
+from v05ray.outstanding import Outstanding
+from v05ray.ports import Held, RoleLost, Weights
 from v05ray.types import TrainSample
 
 SETUP_TIMEOUT_S = 1200.0
@@ -86,23 +87,10 @@ class LearnerActor:
 class RayLearnerGroup:
     """Implements `ports.LearnerGroup`. The first rank's failure ends every call: a hung peer is never waited for."""
 
-    def __init__(self, config: Config, group: PlacementGroup) -> None:
-        from v05ray.learning.environment import environment
-
-        learner = config.learner
-        self._timeout_s = learner.timeout_s
-        self.actors: list[Any] = [
-            ray.remote(LearnerActor)
-            .options(
-                num_cpus=learner.num_cpus,
-                num_gpus=learner.num_gpus,
-                max_restarts=0,
-                scheduling_strategy=on(group, rank),
-                runtime_env={"env_vars": environment(learner)},
-            )
-            .remote(config, rank)
-            for rank in range(learner.num_ranks)
-        ]
+    def __init__(self, actors: Sequence[Any], *, timeout_s: float) -> None:
+        """`actors` by rank; a collective call may take `timeout_s` seconds."""
+        self.actors, self._timeout_s = list(actors), timeout_s
+        self._given = Outstanding()
 
     async def setup(self) -> None:
         """Brings the gang up."""
@@ -141,13 +129,20 @@ class RayLearnerGroup:
         """The policy as a Hugging Face folder."""
         await self._all("export", folder)
 
+    async def waiting(self) -> Sequence[Held]:
+        """Ranks that have not answered, and what they were asked."""
+        return self._given.held()
+
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """One collective call.
 
         Raises the first failure, or `RoleLost` naming the ranks that died, or those that did not answer within
         `learner.timeout_s`.
         """
-        calls = [asyncio.ensure_future(_wait(getattr(rank, method).remote(*arguments))) for rank in self.actors]
+        calls = [
+            asyncio.ensure_future(self._call(rank, method, getattr(actor, method).remote(*arguments)))
+            for rank, actor in enumerate(self.actors)
+        ]
         timeout_s = max(self._timeout_s, SETUP_TIMEOUT_S) if method == "setup" else self._timeout_s
         done, pending = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         if pending and any(call.exception() for call in done):
@@ -171,6 +166,28 @@ class RayLearnerGroup:
             )
         return [call.result() for call in calls]
 
+    async def _call(self, rank: int, method: str, reference: Any) -> Any:
+        with self._given(f"learner rank {rank}", method):
+            return await reference
 
-async def _wait(reference: Any) -> Any:
-    return await reference
+
+def start_learners(config: Config, group: PlacementGroup) -> RayLearnerGroup:
+    """One actor per rank, each in its bundle of the gang's place; `setup` brings them together."""
+    from v05ray.learning.environment import environment
+
+    learner = config.learner
+    return RayLearnerGroup(
+        [
+            ray.remote(LearnerActor)
+            .options(
+                num_cpus=learner.num_cpus,
+                num_gpus=learner.num_gpus,
+                max_restarts=0,
+                scheduling_strategy=on(group, rank),
+                runtime_env={"env_vars": environment(learner)},
+            )
+            .remote(config, rank)
+            for rank in range(learner.num_ranks)
+        ],
+        timeout_s=learner.timeout_s,
+    )

@@ -1,6 +1,8 @@
 """Which errors mean that an actor or its node is gone, so that fresh actors can go on from the newest checkpoint."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from ray.exceptions import (
     ActorDiedError,
@@ -13,7 +15,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from v05ray.ports import RoleLost
+from v05ray.ports import Held, RoleLost
 from v05ray.registry import RunError
 from v05ray.scheduling.pool import NoGeneratorLeft
 
@@ -55,6 +57,14 @@ def full_store(error: BaseException) -> RunError | None:
         "temporary folder is, or give the nodes a larger store (`cluster.object_store_mib`, `ray start "
         "--object-store-memory`), and go on with --resume"
     )
+
+
+async def held_by(actor: Any, name: str) -> Sequence[Held]:
+    """The answer of the actor's `waiting`; that it is gone, where it is."""
+    try:
+        return await actor.waiting.remote()
+    except RayActorError as error:
+        return [Held(name, f"gone ({reason(error)})", 0.0)]
 
 
 def reason(error: BaseException) -> str:

@@ -4,8 +4,9 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from v05ray.actors.loss import held_by
 from v05ray.config import Config
-from v05ray.ports import BatchRequest, Generator, RewardPool, Weights
+from v05ray.ports import BatchRequest, Generator, Held, RewardPool, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.fleet import Seen
 from v05ray.scheduling.scaling import check_wanted
@@ -78,6 +79,10 @@ class SchedulerActor:
         """Counters for metrics."""
         return await self._scheduler.status()
 
+    async def waiting(self) -> Sequence[Held]:
+        """What generators and verifiers have not answered."""
+        return await self._scheduler.waiting()
+
     async def state_dict(self) -> dict[str, Any]:
         """The budget rule's memory."""
         return await self._scheduler.state_dict()
@@ -128,6 +133,10 @@ class RayScheduler:
         """Counters for metrics, and every actor's memory."""
         memory = {f"perf/memory/{role}_mib": mib for role, mib in self.memory_mib.items()}
         return {**await self.actor.status.remote(), **memory}
+
+    async def waiting(self) -> Sequence[Held]:
+        """What generators and verifiers have not answered."""
+        return await held_by(self.actor, "the scheduler")
 
     async def state_dict(self) -> dict[str, Any]:
         """The budget rule's memory."""

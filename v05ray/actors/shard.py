@@ -8,9 +8,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from v05ray.actors.loss import held_by
 from v05ray.config import Config
 from v05ray.layout import SCHEDULER_CPUS
-from v05ray.ports import Generator, RewardPool, Weights
+from v05ray.ports import Generator, Held, RewardPool, Weights
 from v05ray.scheduling.drawing import DrawingStatus
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
@@ -98,6 +99,10 @@ class ShardActor:
         """This shard's."""
         return await self._drawing.status()
 
+    async def waiting(self) -> Sequence[Held]:
+        """What generators and verifiers have not answered."""
+        return await self._drawing.waiting()
+
     async def _serve(self, ticket: Ticket) -> None:
         try:
             answer = await self._drawing.draw_scored(ticket.prompt, ticket.request, prefer=ticket.prefer)
@@ -177,6 +182,10 @@ class RayShard:
     async def status(self) -> DrawingStatus:
         """The shard's."""
         return await _call(self._actor.status)
+
+    async def waiting(self) -> Sequence[Held]:
+        """What generators and verifiers have not answered."""
+        return await held_by(self._actor, "a scheduler shard")
 
     def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._tickets and not self._cancelled:

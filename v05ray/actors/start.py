@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from v05ray import layout
 from v05ray.actors.elastic import Address, RayPlaces, elastic
 from v05ray.actors.generator import RayGenerator
-from v05ray.actors.learner import RayLearnerGroup
+from v05ray.actors.learner import start_learners
 from v05ray.actors.placement import on, reserve
 from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
@@ -38,7 +38,7 @@ async def start_all(
         _reserved(config, layout.roles(config)) as groups,
         _inference(config, groups, address) as (scheduler, rewards),
     ):
-        learners = RayLearnerGroup(config, groups["learner"])
+        learners = start_learners(config, groups["learner"])
         values = _values(config, groups["value"], cache) if config.value.enabled else None
         choice, _, _, lives = await asyncio.gather(
             values.describe() if values else asyncio.sleep(0), rewards.ready(), learners.setup(), scheduler.start()

@@ -8,6 +8,8 @@ from typing import Any
 import ray
 
 from v05ray.config import ValueConfig
+from v05ray.outstanding import Outstanding
+from v05ray.ports import Held
 from v05ray.types import Prior, Prompt, SupportExample
 
 
@@ -35,6 +37,7 @@ class RayValuePool:
 
     def __init__(self, actors: Sequence[Any]) -> None:
         self.actors = list(actors)
+        self._given = Outstanding()
 
     async def describe(self) -> str:
         """One line: which backend, and why."""
@@ -49,8 +52,16 @@ class RayValuePool:
         parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
         answers = await asyncio.gather(
             *(
-                actor.predict.remote(part, shared, policy_version, seed)
-                for actor, part in zip(self.actors, parts, strict=False)
+                self._call(index, actor.predict.remote(part, shared, policy_version, seed))
+                for index, (actor, part) in enumerate(zip(self.actors, parts, strict=False))
             )
         )
         return [prior for part in answers for prior in part]
+
+    async def waiting(self) -> Sequence[Held]:
+        """Actors that have not answered."""
+        return self._given.held()
+
+    async def _call(self, index: int, reference: Any) -> list[Prior]:
+        with self._given(f"value-{index}", "prediction"):
+            return await reference

@@ -6,11 +6,12 @@ draws alone, and still decides by itself, so any number of shards gives the same
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from v05ray.ports import Generator, RewardPool, Weights
+from v05ray.outstanding import WatchedRewards
+from v05ray.ports import Generator, Held, RewardPool, Weights
 from v05ray.scheduling.pool import GeneratorPool, Life
 from v05ray.scheduling.scaling import Load
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
@@ -72,12 +73,16 @@ class Drawing(Protocol):
         """What there is and what happened."""
         ...
 
+    async def waiting(self) -> Sequence[Held]:
+        """What generators and verifiers were asked and have not answered."""
+        ...
+
 
 class LocalDrawing:
     """Implements `Drawing` in this process."""
 
     def __init__(self, pool: GeneratorPool, rewards: RewardPool) -> None:
-        self._pool, self._rewards = pool, rewards
+        self._pool, self._rewards = pool, WatchedRewards(rewards)
 
     @property
     def version(self) -> int:
@@ -119,3 +124,7 @@ class LocalDrawing:
         """The pool's."""
         pool = self._pool
         return DrawingStatus(pool.lives(), pool.outstanding_tokens, pool.num_lost_draws, pool.num_restarts, pool.load())
+
+    async def waiting(self) -> Sequence[Held]:
+        """The pool's draws and the verdicts."""
+        return [*self._pool.held(), *await self._rewards.waiting()]

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from v05ray.ports import Generator, GeneratorLost, Weights
+from v05ray.outstanding import Outstanding
+from v05ray.ports import Generator, GeneratorLost, Held, Weights
 from v05ray.registry import RunError
 from v05ray.scheduling.scaling import Load, LoadMeter
 from v05ray.types import DrawRequest, Rollout
@@ -28,6 +29,9 @@ MAX_ATTEMPTS = 5
 
 MAX_RESTARTS = 3
 """A replica that fails this often without becoming READY in between is given up."""
+
+QUEUE = "the queue for a generator"
+"""Where draws are that no generator has room for."""
 
 
 class Life(Enum):
@@ -89,6 +93,7 @@ class GeneratorPool:
         self._changed = asyncio.Condition()
         self._version = 0
         self._meter = LoadMeter()
+        self._given = Outstanding()
         self.num_lost_draws = 0
         self.num_restarts = 0
 
@@ -105,6 +110,10 @@ class GeneratorPool:
     def load(self) -> Load:
         """What was asked of this pool and what it got through, for the scaling policy."""
         return self._meter.load()
+
+    def held(self) -> list[Held]:
+        """What each replica was asked and has not answered: draws, weight updates, its start."""
+        return self._given.held()
 
     def lives(self) -> dict[str, Life]:
         """Every replica's state, by generator id."""
@@ -155,11 +164,13 @@ class GeneratorPool:
     async def _draw(self, request: DrawRequest, prefer: str | None, work: int) -> list[Rollout]:
         num_seqs = len(request.sample_indices)
         for _ in range(MAX_ATTEMPTS):
-            replica = await self._pick(prefer, num_seqs, saved_tokens=len(request.token_ids))
+            with self._given(QUEUE, "draw", count=num_seqs, prompt_id=request.prompt_id):
+                replica = await self._pick(prefer, num_seqs, saved_tokens=len(request.token_ids))
             replica.outstanding_tokens += work
             replica.outstanding_seqs += num_seqs
             try:
-                rollouts = await asyncio.wait_for(replica.generator.draw(request), self._draw_timeout_s)
+                with self._given(replica.generator.generator_id, "draw", count=num_seqs, prompt_id=request.prompt_id):
+                    rollouts = await asyncio.wait_for(replica.generator.draw(request), self._draw_timeout_s)
             except (GeneratorLost, TimeoutError) as error:
                 self._lose(replica, request, error)
                 continue
@@ -182,12 +193,15 @@ class GeneratorPool:
         """Ends a prompt's work wherever it is; its draws must have been cancelled before."""
         live = [r.generator for r in self._replicas.values() if r.life in (Life.READY, Life.DRAINING)]
         answers = await asyncio.gather(
-            *(asyncio.wait_for(generator.abort(prompt_id), self._draw_timeout_s) for generator in live),
-            return_exceptions=True,
+            *(self._abort(generator, prompt_id) for generator in live), return_exceptions=True
         )
         for answer in answers:  # one that is gone or frozen does no work; its next draw will tell
             if isinstance(answer, BaseException) and not isinstance(answer, GeneratorLost | TimeoutError):
                 raise answer
+
+    async def _abort(self, generator: Generator, prompt_id: str) -> None:
+        with self._given(generator.generator_id, "abort", prompt_id=prompt_id):
+            await asyncio.wait_for(generator.abort(prompt_id), self._draw_timeout_s)
 
     async def load_weights(self, weights: Weights) -> None:
         """Every replica serves `weights` or is out of service until it does.
@@ -280,7 +294,8 @@ class GeneratorPool:
                     raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row, last: {self._last_failure}")
                 self.num_restarts += 1
                 await replica.generator.restart()
-            await asyncio.wait_for(replica.generator.ready(), self._start_timeout_s)
+            with self._given(replica.generator.generator_id, "start"):
+                await asyncio.wait_for(replica.generator.ready(), self._start_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
             self._last_failure = str(error) or f"its start took longer than {self._start_timeout_s:g} s"
             log.error("%s is gone: %s", replica.generator.generator_id, self._last_failure)
@@ -294,7 +309,8 @@ class GeneratorPool:
         try:
             loaded = 0
             while self._weights is not None and loaded != self._weights.version:
-                loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
+                with self._given(replica.generator.generator_id, f"load of version {self._weights.version}"):
+                    loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
             self._last_failure = str(error) or f"a weight update took longer than {self._load_timeout_s:g} s"
             name = replica.generator.generator_id

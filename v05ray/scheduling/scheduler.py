@@ -7,13 +7,13 @@ Every decision is the budget machine's; this file only carries them out.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from v05ray import budget
 from v05ray.config import BudgetConfig
-from v05ray.ports import BatchRequest, Weights
+from v05ray.ports import BatchRequest, Held, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.pool import Life
 from v05ray.seeding import rollout_seed
@@ -87,6 +87,10 @@ class RolloutScheduler:
             "v05/aborted_rollouts": float(self._num_aborted),
             **self._rule.metrics(),
         }
+
+    async def waiting(self) -> Sequence[Held]:
+        """What generators and verifiers have not answered."""
+        return await self._drawing.waiting()
 
     async def state_dict(self) -> dict[str, Any]:
         """The budget rule's memory."""

@@ -8,11 +8,15 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from v05ray.ports import Generator, Weights
+from v05ray.outstanding import ask_all
+from v05ray.ports import Generator, Held, Weights
 from v05ray.scheduling.drawing import Drawing, DrawingStatus
 from v05ray.scheduling.pool import NoGeneratorLeft
 from v05ray.scheduling.scaling import Load
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
+
+ASK_S = 2.0
+"""Below `outstanding.ASK_S`: who asks the scheduler must not take it for frozen because one of its shards is."""
 
 
 @dataclass(eq=False)
@@ -32,11 +36,12 @@ class _Load:
 class Shards:
     """Implements `Drawing` over several others: work goes to the shard with the least outstanding per generator."""
 
-    def __init__(self, shards: Sequence[Drawing]) -> None:
+    def __init__(self, shards: Sequence[Drawing], *, ask_s: float = ASK_S) -> None:
+        """`ask_s`: a shard that does not say within so many seconds what it waits for is named itself."""
         if not shards:
             raise ValueError("needs >= 1 shard, got none")
         self._loads = [_Load(shard) for shard in shards]
-        self._version = 0
+        self._version, self._ask_s = 0, ask_s
 
     @property
     def version(self) -> int:
@@ -106,6 +111,11 @@ class Shards:
             sum(part.num_restarts for part in parts),
             Load.combined(part.load for part in parts),
         )
+
+    async def waiting(self) -> Sequence[Held]:
+        """What all shards wait for; a shard itself, where it does not answer."""
+        roles = {f"scheduler shard {index}": load.shard for index, load in enumerate(self._loads)}
+        return await ask_all(roles, within_s=self._ask_s)
 
     async def _on_all(self, calls: Sequence[Awaitable[None]]) -> None:
         answers = await asyncio.gather(*calls, return_exceptions=True)

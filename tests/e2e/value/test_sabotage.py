@@ -26,7 +26,7 @@ from v05ray.config_files import make_config
 from v05ray.data.stream import PromptStream
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import Roles, Weights
+from v05ray.ports import Held, Roles, Weights
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -99,6 +99,9 @@ class Policy:
     async def export(self, folder: Path) -> None:
         await self.save(folder)
 
+    async def waiting(self) -> Sequence[Held]:
+        return ()
+
     def success_after(self, num_rollouts: float) -> float:
         """Mean success rate once so many rollouts were drawn, interpolated between steps."""
         return float(np.interp(num_rollouts, *zip(*self.history, strict=True)))
@@ -161,6 +164,9 @@ class LocalValues:
     ) -> list[Prior]:
         pairs = [replace(pair, score=-pair.score) for pair in support] if self.flipped else support
         return self.model.predict(prompts, pairs, policy_version=policy_version, seed=seed)
+
+    async def waiting(self) -> Sequence[Held]:
+        return ()
 
 
 class SilentProgress:

@@ -1,11 +1,12 @@
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.config import BudgetConfig, Spec
-from v05ray.ports import BatchRequest, Weights
+from v05ray.ports import BatchRequest, Held, Weights
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool, Life, NoGeneratorLeft
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -90,3 +91,27 @@ async def test_a_drained_replica_gets_no_more_and_is_gone():
     assert (await drawing.status()).lives == {"a": Life.GONE, "b": Life.READY}
     with pytest.raises(ValueError, match="no shard has a generator 'a'"):
         await drawing.drain("a")
+
+
+async def test_what_every_shard_waits_for_is_told_and_a_frozen_shard_is_named_itself():
+    class Frozen(LocalDrawing):
+        async def waiting(self) -> Sequence[Held]:
+            await asyncio.Event().wait()
+            return ()
+
+    slow = [FakeGenerator({"p": [1.0]}, name, latency=30.0) for name in ("a", "b", "c")]
+    limits = {"draw_timeout_s": 60.0, "max_outstanding_seqs": 2}
+    parts = [kind(GeneratorPool(**limits), FakeRewardPool()) for kind in (LocalDrawing, LocalDrawing, Frozen)]
+    drawing = Shards(parts, ask_s=0.1)
+    drawing.add(slow)
+    await drawing.until_ready()
+    prompt = make_prompt("p")
+    draws = [asyncio.create_task(parts[0].draw(make_request(prompt, [i, i + 1]))) for i in (0, 2)]
+    await asyncio.sleep(0.01)
+    assert {(one.actor, one.what, one.count, one.prompt_id) for one in await drawing.waiting()} == {
+        ("a", "draw", 2, "p"),
+        ("the queue for a generator", "draw", 2, "p"),
+        ("scheduler shard 2", "no answer", 1, None),
+    }
+    for draw in draws:
+        draw.cancel()
