@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from v05ray.submit.client import Jobs, connect, submit
@@ -16,12 +17,14 @@ from v05ray.submit.working_dir import Shipment
 
 ROOT = Path(__file__).parents[3]
 LOCAL = ROOT / "clusters" / "local-autoscaling" / "cluster.py"
+HEAD_FOLDER = Path(f"/tmp/v05s-{os.getpid()}")  # Ray's sockets need a short path
+SECRET = "not-for-the-head"
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A head with its dashboard, on ports and in a folder of its own; ended by what started it."""
-    folder = Path(f"/tmp/v05s-{os.getpid()}")  # Ray's sockets need a short path
+    folder = HEAD_FOLDER
     command = [sys.executable, str(LOCAL)]
     options = ["--folder", str(folder), "--dashboard-port", "0", "--generators", "1"]
     up = subprocess.run([*command, "up", *options], capture_output=True, text=True, timeout=200)
@@ -41,9 +44,10 @@ def head(address: str) -> Jobs:
     return connect(address, {})
 
 
-def v05ray(*arguments: str) -> subprocess.CompletedProcess[str]:
+def v05ray(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "v05ray.submit.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    env = {**os.environ, **variables}
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT, env=env)
 
 
 def start(head: Jobs, script: str, tmp_path: Path) -> str:
@@ -97,10 +101,21 @@ def test_the_head_refuses_a_job_it_does_not_know(address: str):
     assert "the cluster knows no job 'nobody'" in done.stderr
 
 
-def test_a_training_job_travels_and_reaches_its_command(address: str, tmp_path: Path):
+def test_a_training_job_travels_and_reaches_its_command(head: Jobs, address: str, tmp_path: Path):
     # The model folder is missing on purpose: the job is whole when `v05ray train` itself says so, from the cluster.
     arguments = ["submit", "jobs/tiny_cpu.yaml", "--address", address, "--follow", f"run.output_dir={tmp_path}"]
-    done = v05ray(*arguments, f"model.path={tmp_path}/absent")
+    done = v05ray(*arguments, f"model.path={tmp_path}/absent", HF_TOKEN=SECRET, AWS_SECRET_ACCESS_KEY=SECRET)
     assert done.returncode == 1, done.stderr
     assert "is not a Hugging Face model folder" in done.stdout
     assert "exit code 2" in done.stderr
+    # Of what the head keeps and shows, nothing holds a secret of whoever submitted.
+    assert SECRET not in done.stdout + done.stderr + repr(head.get_job_info(done.stdout.split()[0]))
+    kept = {path: path.read_bytes() for path in HEAD_FOLDER.rglob("*") if path.is_file()}
+    assert [path for path, content in kept.items() if SECRET.encode() in content] == []
+    assert [path for path in kept if path.name.startswith("job-driver")]
+
+
+def test_the_dashboard_listens_on_loopback_alone(address: str):
+    port = int(address.rpartition(":")[2])
+    places = [it.laddr for it in psutil.net_connections("tcp") if it.status == psutil.CONN_LISTEN]
+    assert [place.ip for place in places if place.port == port] == ["127.0.0.1"]
