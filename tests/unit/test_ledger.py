@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.killing import kill_at_every_point
-from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter, _link
+from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter
+from v05ray.ledger.writer import link
 from v05ray.types import Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
 
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "mode": "async", "halt_fraction": 0.0625}
@@ -190,7 +191,7 @@ def test_the_finished_prompts_of_a_step_given_up_are_kept_beside_the_ledger(tmp_
 def test_where_there_can_be_no_second_name_it_is_a_copy(tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:  # links never cross file systems
         append(Path(elsewhere), range(1, 2))
-        _link(Path(elsewhere) / "ledger" / "rollouts-000001.parquet", tmp_path / "copy.parquet")
+        link(Path(elsewhere) / "ledger" / "rollouts-000001.parquet", tmp_path / "copy.parquet")
     assert pq.read_table(tmp_path / "copy.parquet").num_rows == 6
 
 
