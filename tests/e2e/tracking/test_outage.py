@@ -1,45 +1,11 @@
 """A real MLflow server is killed while a run logs, and comes back: no metric lost, none twice."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.e2e.tracking.outage_server import Server
 from v05ray.tracking import MlflowTracker
-
-
-class Server:
-    """MLflow in a process of its own, on one port and one folder, to be started, killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "tests.e2e.tracking.server", str(self.port), str(self._folder)]
-        # A copy of the environment: the tracker's thread may be importing numpy, which changes the live one for a
-        # moment, and exec then fails with "Bad address".
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(os.environ)
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
