@@ -8,9 +8,10 @@ before, which is what recovery means here.
 """
 
 import argparse
+import os
 import random
 import shutil
-import tempfile
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,8 +21,9 @@ from statistics import median
 import numpy as np
 from safetensors.numpy import load_file
 
-from tests.chaos.faults import FAULTS, HANG, Fault, look
+from tests.chaos.faults import FAULTS, Fault, look
 from tests.chaos.tiny_run import TinyRun, assert_whole
+from tests.chaos.world import World
 
 SETTINGS = (
     "run.checkpoint_every=3",
@@ -29,11 +31,13 @@ SETTINGS = (
     "budget.mode=rounds",  # what is drawn then depends on no timing
     "generators.draw_timeout_s=8",
     "generators.load_timeout_s=8",
+    "learner.num_ranks=2",
     "learner.timeout_s=15",
     "rewards.deadline_s=3",
+    "rewards.memory_mib=512",
 )
-MOST_DELAY_S = 2.5
-"""Longest time from a step's end to the fault: a step takes about one second."""
+MOST_DELAY_S = 2.0
+"""Longest time from a step's end to the fault: a step takes half a second, or one."""
 SAME = 1e-6
 """Largest difference of a weight between two runs that count as one."""
 
@@ -45,7 +49,8 @@ class Suffered:
     name: str
     step: int
     """Steps done when it came."""
-    detected_s: float
+    detected_s: float | None
+    """None where nothing of the run has to notice."""
     recovered_s: float
     """Until a step was done that had not been done before."""
 
@@ -70,12 +75,15 @@ class Report:
         lines = ["| fault | count | detected after | a new step after |", "| --- | --- | --- | --- |"]
         for name in dict.fromkeys(one.name for one in self.suffered):
             ones = [one for one in self.suffered if one.name == name]
-            spans = [_span([one.detected_s for one in ones]), _span([one.recovered_s for one in ones])]
+            detected = [one.detected_s for one in ones if one.detected_s is not None]
+            spans = [_span(detected), _span([one.recovered_s for one in ones])]
             lines.append(f"| {name} | {len(ones)} | {' | '.join(spans)} |")
         return "\n".join(lines)
 
 
 def _span(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return ""
     if len(seconds) == 1:
         return f"{seconds[0]:.1f} s"
     return f"{median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f})"
@@ -84,54 +92,60 @@ def _span(seconds: Sequence[float]) -> str:
 class Chaos:
     """One disturbed run."""
 
-    def __init__(self, model: Path, output: Path, faults: Sequence[Fault], *, num_steps: int, seed: int) -> None:
-        self._model, self._output, self._num_steps = model, output, num_steps
+    def __init__(self, world: World, model: Path, faults: Sequence[Fault], *, num_steps: int, seed: int) -> None:
+        self._world, self._model, self._num_steps = world, model, num_steps
         self._faults, self._random = list(faults), random.Random(seed)
         self._report = Report()
-        self._run: TinyRun | None = None
-        self._buried: list[TinyRun] = []
 
-    def disturb(self) -> Report:
+    def disturb(self, output: Path) -> Report:
         """Causes all faults and waits for the end; fails where the run does not get over one."""
+        run = self._start(output)
         try:
-            run = self._start()
             for number, fault in enumerate(self._faults):
-                run = self._suffer(run, fault, at_least=number + 1)
+                run = self._suffer(run, fault, output, at_least=number + 1)
             assert run.end(timeout_s=300) == 0, run.printed
-            for buried in (*self._buried, run):
-                buried.assert_gone()
         finally:
-            for left in (*self._buried, *([self._run] if self._run else [])):
-                left.__exit__()
+            run.__exit__()
+        self._world.assert_idle()
         return self._report
 
-    def _start(self) -> TinyRun:
-        if self._run is not None:
-            self._buried.append(self._run)
-        length = f"run.num_steps={self._num_steps}"
-        self._run = TinyRun(self._model, self._output, *SETTINGS, length, "--resume", "auto", can_fail_load=True)
-        return self._run
+    def _start(self, output: Path) -> TinyRun:
+        return start(self._world, self._model, output, self._num_steps, "--resume", "auto")
 
-    def _suffer(self, run: TinyRun, fault: Fault, *, at_least: int) -> TinyRun:
+    def _suffer(self, run: TinyRun, fault: Fault, output: Path, *, at_least: int) -> TinyRun:
         while run.last_step() < at_least:
             run.wait_for_step(run.last_step() + 1)
         time.sleep(self._random.uniform(0, MOST_DELAY_S))
-        before = run.last_step()
+        before = at_step = run.last_step()
         if before >= self._num_steps:
             raise AssertionError(f"the run had ended before {fault.name!r}; give it more than {self._num_steps} steps")
         print(f"step {before}: {fault.name}", flush=True)
         look(run)
-        caused = fault.cause(run)
-        noticed = fault.notice(run, caused) or caused
+        caused = fault.cause(self._world, run)
+        noticed = fault.notice(run, caused) if fault.notice else None
         if fault.ends_driver:
             code = run.end()
-            assert fault.exit_code in (None, code), run.printed
+            assert code == fault.exit_code, run.printed
             before = max(before, run.last_step())
-            run = self._start()
+        fault.relieve(self._world, run)
+        if fault.ends_driver:
+            run = self._start(output)
+        else:
+            # A step that nobody has to notice anything for has to begin under the fault, and not only to end.
+            before = run.last_step() + (noticed is None)
         recovered = run.wait_for(rf"^step {before + 1}/", after=caused)
-        self._report.suffered.append(Suffered(fault.name, before, noticed - caused, recovered - caused))
-        print(f"  noticed after {noticed - caused:.1f} s, a new step after {recovered - caused:.1f} s", flush=True)
+        fault.mend(self._world, run)
+        detected_s = None if noticed is None else noticed - caused
+        self._report.suffered.append(Suffered(fault.name, at_step, detected_s, recovered - caused))
+        said = "" if detected_s is None else f"noticed after {detected_s:.1f} s, "
+        print(f"  {said}a new step after {recovered - caused:.1f} s", flush=True)
         return run
+
+
+def start(world: World, model: Path, output: Path, num_steps: int, *arguments: str) -> TinyRun:
+    """A run on all that the world has."""
+    settings = (*SETTINGS, *world.settings, f"run.num_steps={num_steps}", *arguments)
+    return TinyRun(model, output, *settings, ancestor=os.getpid(), logs=world.logs)
 
 
 def compare(report: Report, model: Path, whole: Path, disturbed: Path, *, num_steps: int) -> None:
@@ -150,49 +164,84 @@ def compare(report: Report, model: Path, whole: Path, disturbed: Path, *, num_st
     report.moved = max(float(np.abs(first[name] - start[name]).max()) for name in first)
 
 
-def undisturbed(model: Path, output: Path, *, num_steps: int) -> Path:
+def undisturbed(world: World, model: Path, output: Path, *, num_steps: int) -> Path:
     """The same run in peace; returns its folder."""
-    with TinyRun(model, output, *SETTINGS, f"run.num_steps={num_steps}") as run:
+    with start(world, model, output, num_steps) as run:
         assert run.end(timeout_s=600) == 0, run.printed
+    assert "no room for" not in run.printed  # the cluster has all that it needs
     return run.folder
+
+
+def assert_all_in_mlflow(world: World, num_steps: int) -> None:
+    """Every step's metrics are there, whatever became of the server meanwhile."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=world.mlflow.uri)
+    experiment = client.get_experiment_by_name("v05ray")
+    assert experiment is not None
+    (recorded,) = client.search_runs([experiment.experiment_id])
+    steps = {metric.step for metric in client.get_metric_history(recorded.info.run_id, "v05/rollouts_per_prompt")}
+    assert set(range(1, num_steps + 1)) <= steps, f"MLflow lacks steps {set(range(1, num_steps + 1)) - steps}"
+
+
+def unscored(world: World, model: Path, faults: Sequence[Fault], *, seed: int) -> Report:
+    """A run under those faults that leave its result as it is, compared with one in peace."""
+    # A step a fault, some more that pass before it comes, and a few in peace at the end.
+    num_steps = 5 * len(faults) + 5
+    disturbed = world.output / "disturbed"
+    report = Chaos(world, model, faults, num_steps=num_steps, seed=seed).disturb(disturbed)
+    assert_all_in_mlflow(world, num_steps)
+    whole = undisturbed(world, model, world.output / "whole", num_steps=num_steps)
+    compare(report, model, whole, disturbed / "tiny", num_steps=num_steps)
+    return report
+
+
+def scored(world: World, model: Path, faults: Sequence[Fault], *, seed: int) -> Report:
+    """A shorter run of their own for faults that cost a response its reward: it is whole, and the verdicts say why."""
+    num_steps = 5 * len(faults) + 5
+    report = Chaos(world, model, faults, num_steps=num_steps, seed=seed).disturb(world.output / "scored")
+    ledger = assert_whole(world.output / "scored" / "tiny", range(1, num_steps + 1))
+    verdicts = set(ledger.rollouts(columns=["verdict"])["verdict"].to_pylist())
+    for name, verdict in (("verifier hangs", "timeout"), ("verifier eats memory", "error")):
+        assert verdict in verdicts or all(fault.name != name for fault in faults), f"{name}: verdicts {verdicts}"
+    return report
+
+
+def in_own_mounts() -> None:
+    """Starts this program again where it may mount a small disk that nobody else sees."""
+    if os.environ.get("V05RAY_CHAOS_MOUNTS"):
+        return
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise SystemExit("chaos needs `unshare` (util-linux) to make a disk that can be filled; run it on Linux")
+    program = [unshare, "--map-root-user", "--mount", sys.executable, "-m", "tests.chaos.run", *sys.argv[1:]]
+    os.execve(unshare, program, {**os.environ, "V05RAY_CHAOS_MOUNTS": "1"})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=Path("models/tiny"), help="made by `make tiny`")
     parser.add_argument("--each", type=int, default=2, help="how often every kind of fault is caused")
-    parser.add_argument("--hangs", type=int, default=2, help="verifiers that hang, in a shorter run of their own")
+    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=list(FAULTS), metavar="FAULT", help="all, else")
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args()
-    output = Path(tempfile.mkdtemp(prefix="v05chaos-"))
-    faults = list(FAULTS.values()) * parsed.each
+    in_own_mounts()
+    faults = [FAULTS[name] for name in parsed.faults] * parsed.each
     random.Random(parsed.seed).shuffle(faults)
-    # A step a fault, some more that pass before it comes, and a few in peace at the end.
-    num_steps = 3 * len(faults) + 5
-    report = Chaos(parsed.model, output / "disturbed", faults, num_steps=num_steps, seed=parsed.seed).disturb()
-    whole = undisturbed(parsed.model, output / "whole", num_steps=num_steps)
-    compare(report, parsed.model, whole, output / "disturbed" / "tiny", num_steps=num_steps)
-    hanging = hangs(parsed.model, output / "hanging", count=parsed.hangs, seed=parsed.seed)
-    report.suffered += hanging.suffered
+    report = Report()
+    with World() as world:
+        if harmless := [fault for fault in faults if not fault.changes_result]:
+            report = unscored(world, parsed.model, harmless, seed=parsed.seed)
+        if costly := [fault for fault in faults if fault.changes_result]:
+            report.suffered += scored(world, parsed.model, costly, seed=parsed.seed).suffered
     print(f"\n{report.table()}\n")
     print(
-        f"{len(report.suffered)} faults over {num_steps} steps: {report.num_rollouts} rollouts recorded once each, "
+        f"{len(report.suffered)} faults: {report.num_rollouts} rollouts recorded once each, "
         f"{report.differing_rows} differ from the undisturbed run's; {report.superseded} more were set aside. Weights "
         f"differ from the undisturbed run's by at most {report.apart:.1e}; training moved them by {report.moved:.1e}."
     )
-    shutil.rmtree(output)
     if report.apart > SAME or report.differing_rows:
         raise SystemExit("the disturbed run ended elsewhere than the undisturbed one")
-
-
-def hangs(model: Path, output: Path, *, count: int, seed: int) -> Report:
-    """A run whose verifier hangs `count` times: whole, with as many verdicts `timeout` at least."""
-    num_steps = 3 * count + 3
-    report = Chaos(model, output, [HANG] * count, num_steps=num_steps, seed=seed).disturb()
-    ledger = assert_whole(output / "tiny", range(1, num_steps + 1))
-    timeouts = ledger.rollouts(columns=["verdict"])["verdict"].to_pylist().count("timeout")
-    assert timeouts >= 1, "no verdict was a timeout"
-    return report
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import psutil
 from v05ray.ledger import LedgerReader
 
 ROOT = Path(__file__).parents[2]
-SABOTAGE = ROOT / "tests" / "chaos" / "failing_load"
 JOB = ROOT / "jobs" / "tiny_cpu.yaml"
 LEAVE_S = 20.0
 """How long a process may outlive the driver."""
@@ -26,17 +25,20 @@ STEP = re.compile(r"step (\d+)/")
 class TinyRun:
     """Use as a context manager: whatever is left of the run is ended on leaving."""
 
-    def __init__(self, model: Path, output: Path, *overrides: str, can_fail_load: bool = False) -> None:
-        """`output` is where run folders go; arguments such as `--resume` count as overrides."""
-        self.fail_load = output / "fail-load" if can_fail_load else None
-        """The file whose existence makes the next weight update fail."""
+    def __init__(
+        self, model: Path, output: Path, *overrides: str, ancestor: int | None = None, logs: Path | None = None
+    ) -> None:
+        """`output` is where run folders go; arguments such as `--resume` count as overrides.
+
+        `ancestor` is the process that all of the run descend from, where that is not the driver, and `logs` where
+        their logs are, where that is not the run's folder.
+        """
         self.known: set[int] = set()
         """Processes that there were before the last fault."""
         self.num_seen: dict[str, int] = {}
         """Of patterns in the logs: how many lines are known."""
-        path = os.pathsep.join([str(SABOTAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {"V05RAY_FAIL_LOAD": str(self.fail_load), "PYTHONPATH": path} if can_fail_load else {}
         self.folder = output / "tiny"
+        self.logs = logs or self.folder / "logs"
         self.lines: list[tuple[float, str]] = []
         """What was printed, with the time (`time.monotonic`) at which it came."""
         self._news = threading.Condition()
@@ -47,8 +49,9 @@ class TinyRun:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **env},
+            env=dict(os.environ),
         )
+        self._ancestor = ancestor or self.process.pid
         self._family: dict[int, psutil.Process] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -57,7 +60,7 @@ class TinyRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        left = self.children()
+        left = self.children() if self._ancestor == self.process.pid else []
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -111,8 +114,8 @@ class TinyRun:
 
     def children(self) -> list[psutil.Process]:
         """Every process of the run but the driver, those included whose parents have died since the last look."""
-        if self.process.poll() is None:
-            for child in psutil.Process(self.process.pid).children(recursive=True):
+        if self._ancestor != self.process.pid or self.process.poll() is None:
+            for child in psutil.Process(self._ancestor).children(recursive=True):
                 self._family.setdefault(child.pid, child)
         return [child for child in self._family.values() if _lives(child)]
 

@@ -1,11 +1,12 @@
-"""Put on a run's PYTHONPATH, makes the next weight update of a generator raise once the file that `V05RAY_FAIL_LOAD`
-names exists: the one fault that no signal causes."""
+"""Put on a run's PYTHONPATH, makes the next weight update of a generator raise once there is a file `fail-load` in the
+folder that `V05RAY_SABOTAGE` names."""
 
 import importlib.abc
 import importlib.machinery
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 ENGINE = "v05ray.generation.engine"
@@ -32,7 +33,7 @@ class _Sabotage(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
         async def sometimes_failing(engine, version, buckets):
             try:
-                os.unlink(os.environ["V05RAY_FAIL_LOAD"])
+                (Path(os.environ["V05RAY_SABOTAGE"]) / "fail-load").unlink()
             except FileNotFoundError:
                 return await load_weights(engine, version, buckets)
             raise RuntimeError(f"bucket 0 of version {version} does not fit the model (sabotage)")
@@ -40,5 +41,5 @@ class _Sabotage(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         module.Engine.load_weights = sometimes_failing
 
 
-if "V05RAY_FAIL_LOAD" in os.environ:
+if "V05RAY_SABOTAGE" in os.environ:
     sys.meta_path.insert(0, _Sabotage())
