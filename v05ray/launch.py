@@ -18,7 +18,7 @@ from ray._private import ray_constants
 
 from v05ray import layout, temp_folder
 from v05ray.actors.loss import describe_loss, full_store
-from v05ray.actors.placement import node_types, nodes
+from v05ray.actors.placement import join, node_types, nodes
 from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
@@ -159,9 +159,8 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 @contextlib.contextmanager
 def cluster(config: Config, logs: Path) -> Iterator[None]:
     """Joins the configured cluster, or runs a private one whose logs end up in the folder `logs`."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.cluster.address is not None:
-        ray.init(address=config.cluster.address, **quiet)
+        join(config.cluster.address)
         try:
             check_resources_or_wait(config)
             yield
@@ -182,7 +181,8 @@ def cluster(config: Config, logs: Path) -> Iterator[None]:
                 object_store_memory=int(node.resources["object_store_memory"]),
                 include_dashboard=False,
                 _temp_dir=str(temp_dir),
-                **quiet,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
             )
         try:
             if logs.is_symlink() or logs.exists():

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,16 @@ import psutil
 import ray
 import yaml
 from ray._private.state import state
+from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from v05ray.layout import Node, NodeType, Role, outlook, place, total
 from v05ray.registry import ConfigError
+
+REACH_S = 10.0
+"""Longest wait for a head that does not answer, in seconds."""
+TOKEN_FIX = "if the head asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
 
 
 def nodes() -> list[Node]:
@@ -23,12 +30,32 @@ def nodes() -> list[Node]:
     return [Node(f"{n['NodeManagerAddress']}/{n['NodeID'][:8]}", n["Resources"]) for n in ray.nodes() if n["Alive"]]
 
 
-def look_at(address: str) -> tuple[list[Node], list[NodeType] | None]:
-    """(nodes, node types) of a cluster, joined for the look alone. Raises `ConfigError` where it cannot be joined."""
+def join(address: str) -> None:
+    """Joins a cluster that runs already.
+
+    Raises:
+        ConfigError: nobody listens there (said at once; Ray would try for minutes), or Ray cannot join it.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" not in address and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S).close()
+        except OSError as error:
+            raise ConfigError(
+                f"cluster.address {address!r}: no answer ({error.strerror or error}); give the address that the head's "
+                "`ray start` was given, usually HOST:6379, or `auto` on one of the cluster's nodes"
+            ) from error
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"cluster.address {address!r} cannot be joined from here: {error}") from error
+    except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
+        # Told an address, Ray brings no token by itself, and says of a head that refuses it only that it failed.
+        fix = "" if os.environ.get("RAY_AUTH_MODE") == "token" else f"; {TOKEN_FIX}"
+        raise ConfigError(f"cluster.address {address!r} cannot be joined from here: {error}{fix}") from error
+
+
+def look_at(address: str) -> tuple[list[Node], list[NodeType] | None]:
+    """(nodes, node types) of a cluster, joined for the look alone. Raises `ConfigError` where it cannot be joined."""
+    join(address)
     try:
         return nodes(), node_types()
     finally:
