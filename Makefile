@@ -43,20 +43,21 @@ train: $(SETUP) models/smollm2-135m/config.json
 tiny: $(SETUP) models/tiny/config.json
 	@$(BIN)/v05ray train jobs/tiny_cpu.yaml
 
+# Two processes for what has no engine and waits a good part of its time (for a deadline, a child, a server, a disk). A
+# file stays in one process, for the imports and fixtures that its tests share. Engines would only take turns on the cores.
+WAITING := tests/e2e/submit tests/e2e/tracking
+SPREAD := --numprocesses 2 --dist loadfile
 # Each group in a process of its own: an engine that has run in a process leaves it changed (Ray's authentication mode,
 # torch's threads, the process title), which no user's process ever sees.
-TEST_GROUPS := tests/unit tests/ray $(filter-out %__pycache__ %/autoscaling,$(patsubst %/,%,$(wildcard tests/e2e/*/))) \
+ENGINE_GROUPS := tests/ray $(filter-out %__pycache__ %/autoscaling $(WAITING),$(patsubst %/,%,$(wildcard tests/e2e/*/))) \
 	tests/e2e/test_run.py tests/chaos
 
-# Two processes for the unit tests: a third of them waits (for a deadline, a child, a disk), which costs the other nothing.
-# A file stays in one process, for the imports and fixtures that its tests share. The engines' tests share the cores badly.
-SPREAD := --numprocesses 2 --dist loadfile
-
 test: $(SETUP)
-	@failed=""; for group in $(TEST_GROUPS); do \
-		spread=""; if [ $$group = tests/unit ]; then spread="$(SPREAD)"; fi; \
-		echo "== $$group"; $(BIN)/python -m pytest $$group $$spread || failed="$$failed $$group"; \
-	done; \
+	@failed=""; \
+	run() { echo "== $$*"; $(BIN)/python -m pytest "$$@" || failed="$$failed $$*"; }; \
+	run tests/unit $(SPREAD); \
+	run $(WAITING) $(SPREAD); \
+	for group in $(ENGINE_GROUPS); do run $$group; done; \
 	if [ -n "$$failed" ]; then echo "== failed:$$failed"; exit 1; fi
 
 unit: $(SETUP)

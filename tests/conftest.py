@@ -1,16 +1,39 @@
-"""Fixtures that several layers share: the small models, made once a session."""
+"""Fixtures that several layers share: the small models, made once a session or once for good."""
 
+import hashlib
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The warm-started tiny Qwen3 (float32), as `make tiny` makes it."""
+def tiny_model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The warm-started tiny Qwen3 (float32), as `make tiny` makes it; a copy of the one that another session made.
+
+    Made anew (15 s of training) when torch, transformers or any line of the room that makes it is another.
+    """
+    import torch
+    import transformers
+
+    from v05ray import models
     from v05ray.models.tiny import prepare
 
-    return prepare(tmp_path_factory.mktemp("models") / "tiny")
+    sources = [path.read_bytes() for path in sorted(Path(models.__file__).parent.glob("*.py"))]
+    made_of = b"\0".join([torch.__version__.encode(), transformers.__version__.encode(), *sources])
+    assert pytestconfig.cache is not None
+    kept = pytestconfig.cache.mkdir("v05ray-tiny") / hashlib.sha256(made_of).hexdigest()[:16]
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    if not kept.exists():
+        prepare(folder)
+        shutil.copytree(folder, half := kept.with_name(f"{kept.name}-{os.getpid()}"))
+        try:
+            half.rename(kept)  # whole or not at all
+        except OSError:  # another session was first
+            shutil.rmtree(half)
+        return folder
+    return shutil.copytree(kept, folder)
 
 
 @pytest.fixture(scope="session")
