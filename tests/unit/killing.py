@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,18 @@ def kill_at_every_point(prepare: str, act: str, root: Path) -> list[Path]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return sorted(root.glob("point-*"))
+
+
+def killed_at_work(code: str, *arguments: str) -> int:
+    """Kills a program after the fifth step or a little later; it prints their numbers, of which this is the last."""
+    child = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    acknowledged = [int(child.stdout.readline()) for _ in range(5)]
+    time.sleep(0.0137)
+    child.kill()
+    acknowledged += [int(line) for line in child.stdout.read().split()]
+    child.wait()
+    return acknowledged[-1]
 
 
 def _resolve(name: str):

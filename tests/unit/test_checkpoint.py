@@ -1,19 +1,14 @@
 import asyncio
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.killing import kill_at_every_point
+from tests.unit.killing import kill_at_every_point, killed_at_work
 from v05ray.checkpoint import CheckpointError, Checkpoints, check_config
 from v05ray.dotted import flatten
 from v05ray.registry import ConfigError
@@ -283,19 +278,11 @@ for step in range(1, 10_000):
 
 
 def test_a_killed_run_has_its_last_checkpoint(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for _ in range(5):
-        child.stdout.readline()
-    time.sleep(0.0137)
-    os.kill(child.pid, signal.SIGKILL)
-    acknowledged = [int(line) for line in child.stdout.read().split()]
-    child.wait()
+    last = killed_at_work(SAVE_FOR_EVER, str(tmp_path))
     checkpoints = Checkpoints(tmp_path, CONFIG)
     latest = checkpoints.latest()
     assert latest is not None
     assert latest.skipped == ()
-    last = max(acknowledged, default=5)
     assert checkpoints.load(latest.folder).step in (last, last + 1)
 
 

@@ -1,17 +1,14 @@
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.killing import kill_at_every_point
+from tests.unit.killing import kill_at_every_point, killed_at_work
 from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter
 from v05ray.ledger.writer import link
 from v05ray.types import Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
@@ -350,15 +347,7 @@ for step in range(1, 10_000):
 
 
 def test_a_killed_run_keeps_every_step_it_had_recorded(tmp_path):
-    child = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    for _ in range(5):
-        child.stdout.readline()
-    time.sleep(0.0137)
-    os.kill(child.pid, signal.SIGKILL)
-    acknowledged = [int(line) for line in child.stdout.read().split()]
-    child.wait()
+    last = killed_at_work(WRITE_FOR_EVER, str(tmp_path))
     reader = LedgerReader(tmp_path)
-    last = max(acknowledged, default=5)
     assert reader.steps in (tuple(range(1, last + 1)), tuple(range(1, last + 2)))
     assert reader.check_conservation().ok

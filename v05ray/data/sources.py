@@ -5,8 +5,8 @@ with a parameter `seed` gets the run's where the user gives none.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,20 @@ def jsonl(
     source: str | None = None,
 ) -> Source:
     """One JSON object a line, in one file or several; see `rows` for the shapes that need no options."""
+    fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, source or "")
+    return _of_files("jsonl", path, _jsonl_rows, fields)
+
+
+def _of_files(
+    kind: str,
+    path: str | Sequence[str],
+    read: Callable[[Path, Fields], Iterator[Row | BadRow]],
+    fields: Fields,
+) -> Source:
+    """The rows of one file after the other; where the fields name no source, it is the file's name."""
     paths = _files(path)
-
-    def fields(file: Path) -> Fields:
-        return Fields(question_field, answer_field, id_field, answer_after, require_answer, source or file.stem)
-
-    return Source((row for file in paths for row in _jsonl_rows(file, fields(file))), _label("jsonl", paths))
+    rows = (row for file in paths for row in read(file, replace(fields, source=fields.source or file.stem)))
+    return Source(rows, _label(kind, paths))
 
 
 def _jsonl_rows(file: Path, fields: Fields) -> Iterator[Row | BadRow]:
@@ -75,12 +83,8 @@ def parquet(
     source: str | None = None,
 ) -> Source:
     """verl's format (`prompt`, `reward_model.ground_truth`, `data_source`, `extra_info`), or plain columns."""
-    paths = _files(path)
-
-    def fields(file: Path) -> Fields:
-        return Fields(question_field, answer_field, id_field, answer_after, require_answer, source or file.stem)
-
-    return Source((row for file in paths for row in _parquet_rows(file, fields(file))), _label("parquet", paths))
+    fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, source or "")
+    return _of_files("parquet", path, _parquet_rows, fields)
 
 
 def _parquet_rows(file: Path, fields: Fields) -> Iterator[Row | BadRow]:
