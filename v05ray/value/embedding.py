@@ -10,7 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,25 +128,35 @@ class MeanPooledEncoder:
         import torch
 
         vectors_NH = np.zeros((len(texts), self.width), np.float32)
-        ids = [self._tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
-        num_truncated = sum(len(row) > self._max_tokens for row in ids)
-        order = sorted(range(len(texts)), key=lambda i: len(ids[i]))
+        lengths = token_counts(self._tokenizer, texts)
         with torch_threads(self._num_threads), torch.inference_mode():
-            for start in range(0, len(order), self._batch_size):
-                rows = order[start : start + self._batch_size]
-                batch = self._tokenizer(
-                    [texts[i] for i in rows],
-                    padding=True,
-                    truncation=True,
-                    max_length=self._max_tokens,
-                    return_tensors="pt",
-                )
+            for rows, batch in batches_by_length(self._tokenizer, texts, lengths, self._batch_size, self._max_tokens):
                 states_BTH = self._model(**batch).last_hidden_state
                 mask_BT1 = batch["attention_mask"][..., None].to(states_BTH.dtype)
                 pooled_BH = (states_BTH * mask_BT1).sum(1) / mask_BT1.sum(1)
                 vectors_NH[rows] = torch.nn.functional.normalize(pooled_BH, dim=-1).numpy()
         refuse_nonfinite(vectors_NH, self._model_id)
-        return Embeddings(vectors_NH, num_truncated)
+        return Embeddings(vectors_NH, sum(length > self._max_tokens for length in lengths))
+
+
+def token_counts(tokenizer: Any, texts: Sequence[str]) -> list[int]:
+    """Of each text, before anything is cut off."""
+    return [len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in texts]
+
+
+def batches_by_length(
+    tokenizer: Any, texts: Sequence[str], lengths: Sequence[int], batch_size: int, max_tokens: int
+) -> Iterator[tuple[list[int], Any]]:
+    """Texts of like length together, so that padding costs little: their indices, and their tokens as tensors."""
+    order = sorted(range(len(texts)), key=lengths.__getitem__)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        yield (
+            rows,
+            tokenizer(
+                [texts[i] for i in rows], padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+            ),
+        )
 
 
 def refuse_nonfinite(vectors_NH: np.ndarray, model_id: str) -> None:

@@ -24,7 +24,14 @@ from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.adapter import AdapterConfig, TokenAdapter
 from v05ray.value.bundle import strict_load
-from v05ray.value.embedding import EmbeddingCache, Embeddings, refuse_nonfinite, torch_threads
+from v05ray.value.embedding import (
+    EmbeddingCache,
+    Embeddings,
+    batches_by_length,
+    refuse_nonfinite,
+    token_counts,
+    torch_threads,
+)
 
 MAX_TOKENS = 2048
 SOFTMAX_TEMPERATURE = 0.9
@@ -138,19 +145,11 @@ class PublishedEncoder:
     def encode(self, texts: Sequence[str]) -> Embeddings:
         """Columns [B, D]; raises `ValueError` where the backbone gives NaN."""
         columns = np.zeros((len(texts), self.width), np.float32)
-        lengths = [len(self._tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in texts]
-        order = sorted(range(len(texts)), key=lengths.__getitem__)
+        lengths = token_counts(self._tokenizer, texts)
         device = next(self._model.parameters()).device
         with torch.inference_mode():
-            for start in range(0, len(order), self._batch_size):
-                rows = order[start : start + self._batch_size]
-                batch = self._tokenizer(
-                    [texts[i] for i in rows],
-                    padding=True,
-                    truncation=True,
-                    max_length=self._max_tokens,
-                    return_tensors="pt",
-                ).to(device)
+            for rows, batch in batches_by_length(self._tokenizer, texts, lengths, self._batch_size, self._max_tokens):
+                batch = batch.to(device)
                 states_BTH = self._model.backbone(**batch).last_hidden_state.float()
                 columns[rows] = self._model.adapter_layer(states_BTH, batch["attention_mask"]).cpu().numpy()
         refuse_nonfinite(columns, self._model_id)
