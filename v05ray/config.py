@@ -354,6 +354,9 @@ class ClusterConfig(Section):
     node_types: bool = False
     """Also ask for a little of the resource `generator`, `learner` or `value`, of which every node type in `clusters/`
     offers 1 of its own name: so an autoscaler brings the kind of node that is meant."""
+    colocate: bool = False
+    """Every generator replica shares its device with a learner rank, replica 0 with rank 0 and so on: as many replicas
+    as ranks or fewer, and always as many. Their GPU shares add up to 1 at most, such as 0.4 and 0.6."""
     temp_dir: Path | None = None
     """Ray's own files of the private local cluster; None means a short folder under the system's temporary one."""
 
@@ -377,3 +380,20 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _colocated_roles_share_devices(self) -> "Config":
+        if not self.cluster.colocate:
+            return self
+        g, num_ranks = self.generators, self.learner.num_ranks
+        if not g.fewest == g.count == g.most <= num_ranks:
+            raise ValueError(
+                "with cluster.colocate every replica stays with its learner rank: generators.count <= learner.num_ranks"
+                f" and no other min or max; got count {g.count}, min {g.fewest}, max {g.most}, {num_ranks} ranks"
+            )
+        if g.num_gpus + self.learner.num_gpus > 1:
+            raise ValueError(
+                "with cluster.colocate a replica and a rank share one device: generators.num_gpus + learner.num_gpus "
+                f"<= 1, got {g.num_gpus:g} + {self.learner.num_gpus:g}; set them to 0.4 and 0.6"
+            )
+        return self

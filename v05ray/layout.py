@@ -1,7 +1,8 @@
 """Roles to placement bundles: arithmetic only, no Ray.
 
 Every generator replica is a placement group of its own, so replicas come and go one by one; the learner ranks are one
-gang; the value pool, the reward pool and the scheduler have groups of their own.
+gang; the value pool, the reward pool and the scheduler have groups of their own. With `cluster.colocate` a replica has
+no group but is in a rank's bundle, which then holds what both ask for and so shares one device.
 """
 
 from collections import Counter
@@ -85,16 +86,30 @@ def num_shard_actors(config: Config) -> int:
 def roles(config: Config) -> tuple[Role, ...]:
     """Every placement group a run asks for at its start."""
     learner, value, rewards = config.learner, config.value, config.rewards
-    rank = _on(config, "learner", _bundle(learner.num_cpus, learner.num_gpus))
     asked = [
-        Role("learner", (rank,) * learner.num_ranks, "PACK"),
+        Role("learner", tuple(_rank_bundle(config, rank) for rank in range(learner.num_ranks)), "PACK"),
         Role("scheduler", (_bundle(SCHEDULER_CPUS),) * (1 + num_shard_actors(config)), "SPREAD"),
         Role("rewards", (_bundle(rewards.num_cpus),), "PACK"),
     ]
     if value.enabled:
         asked.append(Role("value", (_on(config, "value", _bundle(value.num_cpus)),) * value.pool_size, "SPREAD"))
-    asked += [generator_role(config, index) for index in range(config.generators.count)]
+    if not config.cluster.colocate:
+        asked += [generator_role(config, index) for index in range(config.generators.count)]
     return tuple(asked)
+
+
+def _rank_bundle(config: Config, rank: int) -> Bundle:
+    """A learner rank's, with the generator replica that is colocated with it."""
+    both: list[Bundle] = [_bundle(config.learner.num_cpus, config.learner.num_gpus)]
+    if config.cluster.colocate and rank < config.generators.count:
+        both.append(_bundle(config.generators.num_cpus, config.generators.num_gpus))
+    return _on(config, "learner", _sum(both))
+
+
+def inference_roles(config: Config) -> tuple[Role, ...]:
+    """What evaluation alone needs: drawing and scoring, with nobody to share a device with."""
+    learner_free = config.model_copy(update={"cluster": config.cluster.model_copy(update={"colocate": False})})
+    return tuple(role for role in roles(learner_free) if role.name.startswith(("scheduler", "rewards", "generator-")))
 
 
 def total(asked: Sequence[Role]) -> dict[str, float]:

@@ -5,7 +5,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v05ray.config_files import make_config
-from v05ray.layout import Node, NodeType, Outlook, Role, outlook, place, roles, shortfall, total
+from v05ray.layout import (
+    Node,
+    NodeType,
+    Outlook,
+    Role,
+    inference_roles,
+    outlook,
+    place,
+    roles,
+    shortfall,
+    total,
+    value_role,
+)
+from v05ray.registry import ConfigError
 
 CONFIG = make_config(
     {
@@ -24,6 +37,11 @@ def test_every_generator_is_a_group_of_its_own_and_the_learners_are_one_gang():
     assert sorted(asked) == ["generator-0", "generator-1", "generator-2", "learner", "rewards", "scheduler", "value"]
     assert asked["learner"].bundles == ({"CPU": 4, "GPU": 1},) * 2
     assert asked["generator-0"].strategy == "STRICT_PACK"
+
+
+def test_a_value_actor_that_comes_later_has_a_place_of_its_own():
+    assert value_role(CONFIG, "value-2") == Role("value-2", ({"CPU": 1},), "SPREAD")
+    assert value_role(CONFIG, count=2) == {role.name: role for role in roles(CONFIG)}["value"]
 
 
 def test_the_total_adds_up_by_hand():
@@ -118,3 +136,40 @@ def test_never_is_never_said_of_what_the_largest_cluster_holds(present, types, a
     if not place(roles_asked, whole)[1]:
         assert verdict in ("fits", "coming")
     assert (verdict == "fits") == (not place(roles_asked, nodes)[1])
+
+
+def colocated(**generators: object):
+    job = CONFIG.model_dump(mode="json", exclude_defaults=True)
+    job["learner"] |= {"num_gpus": 0.6}
+    job["generators"] = {"count": 1, "num_cpus": 2, "num_gpus": 0.4, **generators}
+    return make_config(job | {"cluster": {"colocate": True}})
+
+
+def test_a_colocated_replica_is_in_its_ranks_bundle_and_on_one_device():
+    config = colocated()
+    asked = {role.name: role for role in roles(config)}
+    assert sorted(asked) == ["learner", "rewards", "scheduler", "value"]
+    # Rank 0 and the replica: 4 + 2 CPUs, .6 + .4 of one GPU; rank 1 is alone.
+    assert asked["learner"].bundles == ({"CPU": 6, "GPU": 1}, {"CPU": 4, "GPU": 0.6})
+    assert place(roles(config), [Node("a", {"CPU": 16, "GPU": 2})])[1] == []
+    # Evaluation alone has no learners: the replica has a group of its own.
+    assert [role.name for role in inference_roles(config)] == ["scheduler", "rewards", "generator-0"]
+
+
+def test_both_have_room_on_a_single_device():
+    config = colocated()
+    config = config.model_copy(update={"learner": config.learner.model_copy(update={"num_ranks": 1})})
+    assert shortfall(roles(config), [Node("a", {"CPU": 12, "GPU": 1})]) is None
+
+
+@pytest.mark.parametrize(
+    ("generators", "message"),
+    [
+        ({"count": 3}, "generators.count <= learner.num_ranks"),
+        ({"max": 2}, "no other min or max"),
+        ({"num_gpus": 0.5}, r"<= 1, got 0.5 \+ 0.6"),
+    ],
+)
+def test_what_cannot_share_a_device_is_refused(generators: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        colocated(**generators)

@@ -21,7 +21,7 @@ from v05ray import layout
 from v05ray.actors.census import Census
 from v05ray.actors.gauges import Gauges
 from v05ray.actors.generator import RayGenerator
-from v05ray.actors.placement import ask, nodes, until_placed
+from v05ray.actors.placement import ask, nodes, on, until_placed
 from v05ray.actors.scheduler import RayScheduler
 from v05ray.config import Config
 from v05ray.ports import Generator
@@ -67,7 +67,7 @@ class RayPlaces:
         except BaseException:
             await self.give_back(name)
             raise
-        return RayGenerator(name, self._config, group, self._namespace)
+        return RayGenerator(name, self._config, on(group), self._namespace)
 
     async def give_back(self, name: str) -> None:
         """Kills what runs there."""

@@ -6,10 +6,9 @@ from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from v05ray.actors.loss import reason
-from v05ray.actors.placement import on
 from v05ray.config import Config
 from v05ray.ports import GeneratorLost, Weights
 from v05ray.types import DrawRequest, Rollout
@@ -51,9 +50,11 @@ class RayGenerator:
     Until then it is a plain value, so it can be sent to the scheduler, whose process then owns the actor.
     """
 
-    def __init__(self, generator_id: str, config: Config, group: PlacementGroup, namespace: str | None = None) -> None:
+    def __init__(
+        self, generator_id: str, config: Config, place: PlacementGroupSchedulingStrategy, namespace: str | None = None
+    ) -> None:
         """`namespace`: where the actor is to be found under the name `ID:...`; None gives it no name."""
-        self._id, self._config, self._group, self._namespace = generator_id, config, group, namespace
+        self._id, self._config, self._place, self._namespace = generator_id, config, place, namespace
         self._actor: Any = None
 
     @property
@@ -73,7 +74,7 @@ class RayGenerator:
                 num_cpus=settings.num_cpus,
                 num_gpus=settings.num_gpus,
                 max_concurrency=10_000,
-                scheduling_strategy=on(self._group),
+                scheduling_strategy=self._place,
                 runtime_env={"env_vars": environment(settings)},
                 **name,
             )

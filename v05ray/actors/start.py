@@ -21,9 +21,6 @@ from v05ray.actors.value import RayValuePool, ValueActor
 from v05ray.config import Config
 from v05ray.ports import Roles, Tracker
 
-INFERENCE = ("scheduler", "rewards", "generator-")
-"""Roles (by the start of their names) that drawing and scoring need."""
-
 
 @contextlib.asynccontextmanager
 async def start_all(
@@ -57,8 +54,10 @@ async def start_all(
 @contextlib.asynccontextmanager
 async def start_inference(config: Config) -> AsyncIterator[tuple[RayScheduler, RayRewardPool]]:
     """What evaluation needs: generators, their scheduler, the reward pool."""
-    asked = [role for role in layout.roles(config) if role.name.startswith(INFERENCE)]
-    async with _reserved(config, asked) as groups, _inference(config, groups) as (scheduler, rewards):
+    async with (
+        _reserved(config, layout.inference_roles(config)) as groups,
+        _inference(config, groups) as (scheduler, rewards),
+    ):
         await asyncio.gather(rewards.ready(), scheduler.start())
         yield scheduler, rewards
 
@@ -91,8 +90,10 @@ async def _inference(
     )
     rewards = RayRewardPool(reward_actor)
     namespace = address.namespace if address else None
+    names = [f"generator-{index}" for index in range(config.generators.count)]
     generators = [
-        RayGenerator(name, config, group, namespace) for name, group in groups.items() if name.startswith("generator-")
+        RayGenerator(name, config, on(groups[name]) if name in groups else on(groups["learner"], index), namespace)
+        for index, name in enumerate(names)
     ]
     place = groups["scheduler"]
     scheduler_actor: Any = (
