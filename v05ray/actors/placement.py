@@ -19,6 +19,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from v05ray.layout import Node, NodeType, Role, outlook, place, total
 from v05ray.registry import ConfigError
 
+log = logging.getLogger(__name__)
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""What Kubernetes tells every pod about the account it runs as."""
 REACH_S = 10.0
 """Longest wait for a head that does not answer, in seconds."""
 TOKEN_FIX = "if the head asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
@@ -65,21 +68,47 @@ def look_at(address: str) -> tuple[list[Node], list[NodeType] | None]:
 def node_types() -> list[NodeType] | None:
     """What the cluster's autoscaler may bring; None where that cannot be known from here.
 
-    Some platforms tell the cluster itself. Else the autoscaler's own configuration is read, if it runs on this machine,
-    which is the head for a submitted job; under KubeRay it runs in another container, and nothing is known.
+    Some platforms tell the cluster itself. Else the autoscaler's own configuration is read: of the process, if it runs
+    on this machine (the head, for a submitted job), or of the RayCluster, if this is the head's pod under KubeRay.
     """
     told = state.get_cluster_config()
     if told is not None:
         return [NodeType(group.name, dict(group.resources), group.max_count) for group in told.node_group_configs]
-    config = _autoscaler_config(ray.get_runtime_context().gcs_address)
-    if config is None:
-        return None
+    gcs_address = ray.get_runtime_context().gcs_address
+    config = _autoscaler_config(gcs_address) or kuberay_config(os.environ.get("RAY_CLUSTER_NAME"))
+    return None if config is None else types_of(config)
+
+
+def types_of(config: dict[str, Any]) -> list[NodeType]:
+    """The node types of an autoscaler's configuration, but the head's and those of unknown resources."""
     kinds = config.get("available_node_types") or {}
     return [
         NodeType(name, kind["resources"], kind.get("max_workers", config.get("max_workers", 0)))
         for name, kind in kinds.items()
         if name != config.get("head_node_type") and kind.get("resources")
     ]
+
+
+def kuberay_config(name: str | None, account: Path = SERVICE_ACCOUNT) -> dict[str, Any] | None:
+    """What KubeRay's autoscaler makes of the RayCluster `name`, by its own code; None where it cannot be read here.
+
+    The autoscaler is another container of the head's pod, and reads the RayCluster as the pod's service account, to
+    which KubeRay allows that with `enableInTreeAutoscaling`. So this container may, too; a worker's may not.
+    """
+    namespace = account / "namespace"
+    if not name or not namespace.is_file():
+        return None
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+    try:
+        found = KubernetesHttpApiClient(namespace.read_text().strip()).get(f"rayclusters/{name}")
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors: not allowed, not reachable
+        log.warning("the RayCluster %s cannot be read (%s): what it may grow to is not known", name, error)
+        return None
+    if not found["spec"].get("enableInTreeAutoscaling"):
+        return None
+    return _derive_autoscaling_config_from_ray_cr(found)
 
 
 def _autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
