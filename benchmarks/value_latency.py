@@ -24,8 +24,9 @@ from typing import Any
 import psutil
 import ray
 
-from v05ray.actors.value import RayValuePool, ValueActor
+from v05ray.actors.value import ValueActor, predictors
 from v05ray.config import ValueConfig
+from v05ray.scheduling.predicting import PredictorPool
 from v05ray.types import Prompt, SupportExample
 
 MIB = 2**20
@@ -77,7 +78,7 @@ def measure_latency(cache: Path, args: argparse.Namespace) -> dict[str, float]:
     return {**spread("cold", cold), **spread("cached", cached), "new_texts_ms_median": statistics.median(new_texts)}
 
 
-async def ask(pool: RayValuePool, args: argparse.Namespace) -> float:
+async def ask(pool: PredictorPool, args: argparse.Namespace) -> float:
     """Queries per second, one batch after the other."""
     support, prompts = make_task(args.support, args.queries)
     for _ in range(3):
@@ -91,7 +92,9 @@ async def ask(pool: RayValuePool, args: argparse.Namespace) -> float:
 
 async def saturate(actors: list[Any], args: argparse.Namespace) -> float:
     """Queries per second when every actor always has a batch waiting."""
-    return sum(await asyncio.gather(*(ask(RayValuePool([actor]), args) for actor in actors for _ in range(2))))
+    return sum(
+        await asyncio.gather(*(ask(PredictorPool(predictors([actor])), args) for actor in actors for _ in range(2)))
+    )
 
 
 def resident_mib(_actor: Any) -> float:
@@ -106,7 +109,7 @@ def measure_pool(cache: Path, args: argparse.Namespace, size: int) -> dict[str, 
     )
     actors = [kind.remote(make_config(args), cache) for _ in range(size)]
     result = {
-        f"pool_{size}_queries_per_s": asyncio.run(ask(RayValuePool(actors), args)),
+        f"pool_{size}_queries_per_s": asyncio.run(ask(PredictorPool(predictors(actors)), args)),
         f"pool_{size}_queries_per_s_saturated": asyncio.run(saturate(actors, args)),
         f"pool_{size}_resident_mib_per_actor": statistics.mean(
             ray.get([actor.__ray_call__.remote(resident_mib) for actor in actors])

@@ -210,7 +210,18 @@ class ValueConfig(Section):
     published: PublishedValueConfig | None = None
     """The published weights, where you have them; `auto` then takes them."""
     pool_size: int = Field(default=1, ge=1)
-    """Value actors."""
+    """Value actors that a run starts with, and the fewest it has."""
+    max_pool_size: int | None = Field(default=None, ge=1)
+    """Most value actors that the run may grow to, each newcomer in a place of its own; None means `pool_size`."""
+    target_backlog_s: float = Field(default=1.0, gt=0)
+    """How long a step's predictions may take the actors there are, in seconds; where they take longer, more are asked
+    for, up to `max_pool_size`, and those that are not needed any more go."""
+    sustain_s: float = Field(default=1.0, gt=0)
+    """Predicting time over which that is averaged before it is acted on, in seconds."""
+    hold_s: float = Field(default=20.0, gt=0)
+    """Predicting time for which fewer actors must have been enough before any goes, in seconds."""
+    cooldown_s: float = Field(default=2.0, ge=0)
+    """Predicting time after a change in which no other follows, in seconds."""
     num_cpus: float = Field(default=0.5, gt=0)
     """CPUs one value actor reserves."""
     num_threads: int = Field(default=1, ge=1)
@@ -233,6 +244,27 @@ class ValueConfig(Section):
     """What an old result still counts at the prompt's next visit."""
     history_strength: float = Field(default=8.0, gt=0)
     """How many rollouts the value model's own answer weighs beside the history."""
+
+    @property
+    def count(self) -> int:
+        """Actors that a run starts with."""
+        return self.pool_size
+
+    @property
+    def fewest(self) -> int:
+        """Actors that it may shrink to."""
+        return self.pool_size
+
+    @property
+    def most(self) -> int:
+        """Actors that it may grow to."""
+        return self.pool_size if self.max_pool_size is None else self.max_pool_size
+
+    @model_validator(mode="after")
+    def _pool_size_is_within(self) -> "ValueConfig":
+        if self.most < self.pool_size:
+            raise ValueError(f"pool_size <= max_pool_size must hold: {self.pool_size}, {self.most}")
+        return self
 
 
 class RewardsConfig(Section):

@@ -78,6 +78,11 @@ def generator_role(config: Config, index: int) -> Role:
     return Role(f"generator-{index}", (_on(config, "generator", _bundle(g.num_cpus, g.num_gpus)),), "STRICT_PACK")
 
 
+def value_role(config: Config, name: str = "value", *, count: int = 1) -> Role:
+    """The placement group of `count` value actors: those that a run starts with, or one that came later."""
+    return Role(name, (_on(config, "value", _bundle(config.value.num_cpus)),) * count, "SPREAD")
+
+
 def num_shard_actors(config: Config) -> int:
     """Shards that are actors of their own; a single one is part of the scheduler."""
     return config.generators.shards if config.generators.shards > 1 else 0
@@ -92,7 +97,7 @@ def roles(config: Config) -> tuple[Role, ...]:
         Role("rewards", (_bundle(rewards.num_cpus),), "PACK"),
     ]
     if value.enabled:
-        asked.append(Role("value", (_on(config, "value", _bundle(value.num_cpus)),) * value.pool_size, "SPREAD"))
+        asked.append(value_role(config, count=value.pool_size))
     if not config.cluster.colocate:
         asked += [generator_role(config, index) for index in range(config.generators.count)]
     return tuple(asked)

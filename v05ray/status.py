@@ -36,6 +36,12 @@ class RunStatus:
     """Generators that there should be."""
     fewest: int = 0
     most: int = 0
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Life by value actor; `placing` waits for a place."""
+    wanted_values: int = 0
+    """Value actors that there should be."""
+    fewest_values: int = 0
+    most_values: int = 0
     outstanding_tokens: int = 0
     """Upper bound of what is asked for and not answered."""
     backlog_s: float | None = None
@@ -118,17 +124,33 @@ def describe(status: RunStatus, *, name: str, now: float) -> str:
     lines = [f"{name}: {state}", f"  step        {status.step} of {status.num_steps}"]
     if status.state != "ended":
         ready = sum(life == "ready" for life in status.generators.values())
-        bounds = f"{status.fewest}" if status.fewest == status.most else f"{status.fewest} to {status.most}"
+        bounds = _bounds(status.fewest, status.most)
         lines += [
             f"  generators  {ready} ready at weight version {status.step}, {status.wanted} wanted (allowed: {bounds})",
             *(f"    {generator:<14}{life}" for generator, life in status.generators.items()),
             f"  backlog     {_backlog(status)}",
         ]
+        if status.values:
+            lines += _value_lines(status)
     if status.nodes:
         lines.append("  nodes       " + ", ".join(f"{count} {kind}" for kind, count in sorted(status.nodes.items())))
     if status.memory_mib:
         lines.append("  memory      " + ", ".join(f"{r} {m:,.0f} MiB" for r, m in sorted(status.memory_mib.items())))
     return "\n".join(lines)
+
+
+def _value_lines(status: RunStatus) -> list[str]:
+    """One line; one more for each actor where they come and go."""
+    ready = sum(life == "ready" for life in status.values.values())
+    bounds = _bounds(status.fewest_values, status.most_values)
+    lines = [f"  value pool  {ready} ready, {status.wanted_values} wanted (allowed: {bounds})"]
+    if status.most_values > status.fewest_values:
+        lines += [f"    {actor:<14}{life}" for actor, life in status.values.items()]
+    return lines
+
+
+def _bounds(fewest: int, most: int) -> str:
+    return f"{fewest}" if fewest == most else f"{fewest} to {most}"
 
 
 def _backlog(status: RunStatus) -> str:

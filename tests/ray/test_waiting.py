@@ -13,10 +13,11 @@ from tests.fakes import SAMPLING, FakeRewardPool, make_prompt
 from tests.ray.stubs import StubGenerator
 from v05ray.actors.learner import RayLearnerGroup
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
-from v05ray.actors.value import RayValuePool
+from v05ray.actors.value import predictors
 from v05ray.config_files import make_config
 from v05ray.outstanding import Waits, ask, describe
 from v05ray.ports import BatchRequest, Held, RoleLost
+from v05ray.scheduling.predicting import PredictorPool
 from v05ray.types import Prior
 
 CONFIG = make_config({"model": {"path": "m"}, "data": {"train": "jsonl"}})
@@ -107,8 +108,10 @@ async def test_a_learner_rank_and_a_value_actor_that_stand_still_are_named():
         await stepping
     assert await learners.waiting() == []
 
-    values = RayValuePool(ranks)
-    asked = asyncio.create_task(values.predict(list(map(make_prompt, NAMES)), [], policy_version=0, seed=0))
+    values = PredictorPool(predictors(ranks))
+    asked = asyncio.create_task(
+        values.predict(list(map(make_prompt, map(str, range(32)))), [], policy_version=0, seed=0)
+    )
     (held,) = await until(values, "value-1")
     assert held.what == "prediction"
     asked.cancel()

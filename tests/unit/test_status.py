@@ -53,6 +53,20 @@ def test_the_status_in_words():
     )
 
 
+def test_the_value_pool_is_shown_and_its_actors_where_they_come_and_go():
+    fixed = replace(STATUS, values={"value-0": "ready"}, wanted_values=1, fewest_values=1, most_values=1)
+    assert describe(fixed, name="tiny", now=1001.0).splitlines()[6:8] == [
+        "  backlog     12.3 s (at most 12,345 tokens outstanding; a generator does 568 tokens/s)",
+        "  value pool  1 ready, 1 wanted (allowed: 1)",
+    ]
+    growing = replace(fixed, values={"value-0": "ready", "value-1": "placing"}, wanted_values=2, most_values=3)
+    assert describe(growing, name="tiny", now=1001.0).splitlines()[7:10] == [
+        "  value pool  1 ready, 2 wanted (allowed: 1 to 3)",
+        "    value-0       ready",
+        "    value-1       placing",
+    ]
+
+
 def test_a_run_that_stopped_talking_is_not_called_running_and_one_that_ended_is_never_silent():
     assert "silent for 60 s: stuck, cut off, or killed" in describe(STATUS, name="tiny", now=1060.0)
     ended = replace(STATUS, state="ended")

@@ -1,4 +1,4 @@
-"""The generators' number while a run goes: places for newcomers, the fleet's ticks, and what is told of them."""
+"""The numbers of generators and value actors while a run goes: places, the fleets' ticks, and what is told of them."""
 
 import asyncio
 import contextlib
@@ -26,6 +26,7 @@ from v05ray.actors.scheduler import RayScheduler
 from v05ray.config import Config
 from v05ray.ports import Generator
 from v05ray.scheduling.fleet import Fleet, FleetState, Places
+from v05ray.scheduling.predicting import Predictor, PredictorPool
 from v05ray.scheduling.scaling import ScalingPolicy
 from v05ray.status import RunStatus, Voice
 
@@ -78,16 +79,18 @@ class RayPlaces:
 async def elastic(
     config: Config,
     scheduler: RayScheduler,
-    places: Places,
+    places: Places[Generator],
     present: Sequence[str],
     *,
     actors: Mapping[str, Any],
     folder: Path,
     address: Address,
+    values: tuple[PredictorPool, Places[Predictor]] | None = None,
 ) -> AsyncIterator[None]:
-    """While this lasts there are as many generators as are wanted, and the run tells how it is.
+    """While this lasts there are as many generators and value actors as are wanted, and the run tells how it is.
 
-    `present` are the ids of those that the scheduler has already; `actors` are the others, by role.
+    `present` are the ids of the generators that the scheduler has already; `actors` are the other actors, by role;
+    `values` is the value pool with the places for its newcomers.
     """
     voice, settings = Voice(folder), config.generators
     blank = RunStatus(
@@ -103,7 +106,13 @@ async def elastic(
         scheduler=address.name,
     )
     fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), voice.event)
-    watch = _Watch(fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
+    value_fleet = None
+    if values:
+        pool, value_places = values
+        ids = list((await pool.look()).lives)
+        value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, voice.event, kind="value")
+        blank = replace(blank, fewest_values=config.value.fewest, most_values=config.value.most)
+    watch = _Watch(fleet, value_fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
     task = asyncio.create_task(watch.run())
     task.add_done_callback(watch.ended)
     try:
@@ -112,6 +121,8 @@ async def elastic(
         task.cancel()
         await asyncio.wait([task])
         await fleet.close()
+        if value_fleet:
+            await value_fleet.close()
         await watch.close()
 
 
@@ -119,9 +130,16 @@ class _Watch:
     """Ticks, and tells."""
 
     def __init__(
-        self, fleet: Fleet, voice: Voice, status: RunStatus, census: Census, gauges: Gauges, scheduler: RayScheduler
+        self,
+        fleet: Fleet[Generator],
+        values: Fleet[Predictor] | None,
+        voice: Voice,
+        status: RunStatus,
+        census: Census,
+        gauges: Gauges,
+        scheduler: RayScheduler,
     ) -> None:
-        self._fleet, self._voice, self._status = fleet, voice, status
+        self._fleet, self._values, self._voice, self._status = fleet, values, voice, status
         self._census, self._gauges, self._scheduler = census, gauges, scheduler
 
     async def run(self) -> None:
@@ -129,12 +147,13 @@ class _Watch:
         with contextlib.suppress(RayActorError):
             for number in itertools.count():
                 state = await self._fleet.tick()
+                values = await self._values.tick() if self._values else None
                 if number % CENSUS_TICKS == 0:
                     self._scheduler.memory_mib = dict(await self._census.take())
                 kinds = node_kinds(await asyncio.to_thread(nodes))
                 if kinds != self._status.nodes:
                     self._voice.event("nodes", {"nodes": kinds})
-                self._status = self._told(state, kinds)
+                self._status = self._told(state, values, kinds)
                 self._gauges.show(self._status, state.seen)
                 await asyncio.to_thread(self._voice.say, self._status)
                 await asyncio.sleep(TICK_S)
@@ -142,7 +161,7 @@ class _Watch:
     def ended(self, task: asyncio.Task[None]) -> None:
         """A fault here costs the run its elasticity, not its life; it is told at once."""
         if not task.cancelled() and (error := task.exception()):
-            log.error("nobody looks after the number of generators any more", exc_info=error)
+            log.error("nobody looks after the number of generators and value actors any more", exc_info=error)
             self._voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
 
     async def close(self) -> None:
@@ -152,16 +171,26 @@ class _Watch:
             seen = await asyncio.wait_for(self._fleet.pool.look(), LAST_LOOK_S)
             self._status = replace(self._status, step=seen.version)
         self._voice.say(
-            replace(self._status, time=time.time(), state="ended", generators={}, outstanding_tokens=0, backlog_s=None)
+            replace(
+                self._status,
+                time=time.time(),
+                state="ended",
+                generators={},
+                values={},
+                outstanding_tokens=0,
+                backlog_s=None,
+            )
         )
 
-    def _told(self, state: FleetState, kinds: Mapping[str, int]) -> RunStatus:
+    def _told(self, state: FleetState, values: FleetState | None, kinds: Mapping[str, int]) -> RunStatus:
         return replace(
             self._status,
             time=time.time(),
             step=state.seen.version,
             generators=state.lives,
             wanted=state.wanted,
+            values=values.lives if values else {},
+            wanted_values=values.wanted if values else 0,
             outstanding_tokens=state.seen.load.outstanding_tokens,
             backlog_s=state.backlog_s,
             tokens_per_s=state.tokens_per_s,

@@ -17,9 +17,10 @@ from v05ray.actors.learner import start_learners
 from v05ray.actors.placement import on, reserve
 from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
-from v05ray.actors.value import RayValuePool, ValueActor
+from v05ray.actors.value import ValuePlaces, start_values
 from v05ray.config import Config
 from v05ray.ports import Roles, Tracker
+from v05ray.scheduling.predicting import PredictorPool
 
 
 @contextlib.asynccontextmanager
@@ -36,18 +37,32 @@ async def start_all(
         _inference(config, groups, address) as (scheduler, rewards),
     ):
         learners = start_learners(config, groups["learner"])
-        values = _values(config, groups["value"], cache) if config.value.enabled else None
-        choice, _, _, lives = await asyncio.gather(
-            values.describe() if values else asyncio.sleep(0), rewards.ready(), learners.setup(), scheduler.start()
+        predictors = start_values(config, groups["value"], cache) if config.value.enabled else []
+        choices, _, _, lives = await asyncio.gather(
+            asyncio.gather(*(one.describe() for one in predictors)),
+            rewards.ready(),
+            learners.setup(),
+            scheduler.start(),
         )
-        if choice:
+        for choice in choices[:1]:
             note(choice)
         note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
         places = RayPlaces(config, groups, address.namespace)
         actors = {"scheduler": scheduler.actor, "rewards": rewards.actor}
         actors |= {f"learner-{rank}": actor for rank, actor in enumerate(learners.actors)}
-        actors |= {f"value-{index}": actor for index, actor in enumerate(values.actors if values else ())}
-        async with elastic(config, scheduler, places, list(lives), actors=actors, folder=folder, address=address):
+        actors |= {one.predictor_id: one.actor for one in predictors}
+        values = PredictorPool(predictors) if predictors else None
+        value_places = ValuePlaces(config, groups, cache, address.namespace)
+        async with elastic(
+            config,
+            scheduler,
+            places,
+            list(lives),
+            actors=actors,
+            folder=folder,
+            address=address,
+            values=(values, value_places) if values else None,
+        ):
             yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
 
 
@@ -111,21 +126,3 @@ async def _inference(
     finally:
         with contextlib.suppress(RayError, TimeoutError):
             await asyncio.wait_for(reward_actor.close.remote(), 10)
-
-
-def _values(config: Config, group: PlacementGroup, cache: Path) -> RayValuePool:
-    variables = {"OMP_NUM_THREADS": str(config.value.num_threads), "HF_HUB_OFFLINE": "1"}
-    return RayValuePool(
-        [
-            ray.remote(ValueActor)
-            .options(
-                num_cpus=config.value.num_cpus,
-                max_restarts=-1,
-                max_task_retries=-1,
-                scheduling_strategy=on(group, index),
-                runtime_env={"env_vars": variables},
-            )
-            .remote(config.value, cache)
-            for index in range(config.value.pool_size)
-        ]
-    )

@@ -1,4 +1,4 @@
-"""Generators that come and go: carries out what the scaling policy, or a person, wants.
+"""Generators, and value actors, that come and go: carries out what the scaling policy, or a person, wants.
 
     wanted > present:  a place is asked for (an autoscaler may have to bring the node), then the replica is added to the
                        pool, which gives it the current weights, and then work
@@ -10,21 +10,23 @@ Written against Protocols: it runs on Ray and on fakes. Nobody waits for it, and
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-from v05ray.ports import Generator
 from v05ray.scheduling.pool import Life
 from v05ray.scheduling.scaling import Load, ScalingPolicy
 
 Note = Callable[[str, Mapping[str, object]], None]
 """Takes an event's name and its particulars."""
+Replica = TypeVar("Replica")
+Replica_co = TypeVar("Replica_co", covariant=True)
+Replica_contra = TypeVar("Replica_contra", contravariant=True)
 
 
-class Places(Protocol):
-    """Where generators run."""
+class Places(Protocol[Replica_co]):
+    """Where replicas run."""
 
-    async def take(self, name: str) -> Generator:
-        """A generator in a place of its own; waits until there is one. Cancelled, it asks for none any more."""
+    async def take(self, name: str) -> Replica_co:
+        """A replica in a place of its own; waits until there is one. Cancelled, it asks for none any more."""
         ...
 
     async def give_back(self, name: str) -> None:
@@ -34,7 +36,7 @@ class Places(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The scheduler's side of a look."""
+    """The pool's side of a look."""
 
     load: Load
     lives: Mapping[str, Life]
@@ -47,18 +49,18 @@ class Seen:
     num_restarts: int = 0
 
 
-class Pool(Protocol):
-    """What the fleet asks of the scheduler."""
+class Pool(Protocol[Replica_contra]):
+    """What the fleet asks of the scheduler, or of the value pool."""
 
     async def look(self) -> Seen:
         """How things are; what a person asked for is told once."""
         ...
 
-    async def add(self, generator: Generator) -> None:
+    async def add(self, replica: Replica_contra, /) -> None:
         """Takes a replica in."""
         ...
 
-    async def drain(self, generator_id: str) -> None:
+    async def drain(self, name: str, /) -> None:
         """Gives the replica no more work and returns when it has finished what it had."""
         ...
 
@@ -78,15 +80,17 @@ class FleetState:
 
 
 @dataclass
-class Fleet:
-    """Keeps as many generators as are wanted, from `present` (the ids of those that the pool starts with) on."""
+class Fleet(Generic[Replica]):
+    """Keeps as many replicas as are wanted, from `present` (the ids of those that the pool starts with) on."""
 
     policy: ScalingPolicy
-    pool: Pool
-    places: Places
+    pool: Pool[Replica]
+    places: Places[Replica]
     present: list[str]
     """In the order in which they came."""
     note: Note
+    kind: str = "generator"
+    """Its replicas are `KIND-0`, `KIND-1`, ..., and events call them so."""
     _coming: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     """Waiting for a place."""
     _arriving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -113,7 +117,7 @@ class Fleet:
         backlog_s = self.policy.backlog_s(seen.load, num_ready)
         if wanted != before:
             said = None if backlog_s is None else round(backlog_s, 1)
-            self.note("wanted", {"generators": wanted, "before": before, "by": by, "backlog_s": said})
+            self.note("wanted", {f"{self.kind}s": wanted, "before": before, "by": by, "backlog_s": said})
         self._note_lives(seen.lives)
         self._reconcile(wanted, seen.lives)
         lives = {name: seen.lives[name].value for name in (*self.present, *self._leaving) if name in seen.lives}
@@ -131,35 +135,35 @@ class Fleet:
         # One that was given up counts: it would fail again. It is the first to go when fewer are wanted.
         excess = len(self.present) + len(self._arriving) + len(self._coming) - wanted
         for _ in range(-excess):
-            name = f"generator-{self._next_index}"
+            name = f"{self.kind}-{self._next_index}"
             self._next_index += 1
-            self.note("placing", {"generator": name})
+            self.note("placing", {self.kind: name})
             self._coming[name] = self._spawn(self._come(name))
         for _ in range(excess):
             if self._coming:
                 name, task = self._coming.popitem()
                 task.cancel()
                 self._leaving[name] = task
-                self.note("place not needed any more", {"generator": name})
+                self.note("place not needed any more", {self.kind: name})
                 continue
             given_up = [name for name in self.present if lives.get(name) is Life.GONE]
             name = (given_up or self.present)[-1]
             self.present.remove(name)
-            self.note("draining", {"generator": name})
+            self.note("draining", {self.kind: name})
             self._leaving[name] = self._spawn(self._leave(name))
 
     async def _come(self, name: str) -> None:
-        generator = await self.places.take(name)
+        replica = await self.places.take(name)
         self._arriving[name] = self._coming.pop(name)
-        self.note("placed", {"generator": name})
-        await self.pool.add(generator)
+        self.note("placed", {self.kind: name})
+        await self.pool.add(replica)
         del self._arriving[name]
         self.present.append(name)
 
     async def _leave(self, name: str) -> None:
         await self.pool.drain(name)
         await self.places.give_back(name)
-        self.note("gone", {"generator": name})
+        self.note("gone", {self.kind: name})
 
     def _collect(self) -> None:
         """Forgets what has ended; raises what went wrong."""
@@ -178,10 +182,10 @@ class Fleet:
             life = lives.get(name)
             if life is Life.READY and name not in self._served:
                 self._served.add(name)
-                self.note("ready", {"generator": name})
+                self.note("ready", {self.kind: name})
             elif life in (Life.STARTING, Life.GONE) and name in self._served:
                 self._served.discard(name)
-                self.note("restarting" if life is Life.STARTING else "given up", {"generator": name})
+                self.note("restarting" if life is Life.STARTING else "given up", {self.kind: name})
 
     @staticmethod
     def _spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

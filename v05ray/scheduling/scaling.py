@@ -14,8 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from v05ray.config import GeneratorsConfig
 from v05ray.registry import ConfigError
 
 UP_RATIO = 1.2
@@ -26,9 +26,34 @@ DOWN_RATIO = 0.8
 times all that was seen for `hold_s` makes it grow again."""
 
 
+class Elastic(Protocol):
+    """What a policy is told to keep to: `config.GeneratorsConfig`, `config.ValueConfig`; each field is told there."""
+
+    @property
+    def count(self) -> int: ...  # noqa: D102
+
+    @property
+    def fewest(self) -> int: ...  # noqa: D102
+
+    @property
+    def most(self) -> int: ...  # noqa: D102
+
+    @property
+    def target_backlog_s(self) -> float | None: ...  # noqa: D102
+
+    @property
+    def sustain_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def hold_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def cooldown_s(self) -> float: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a generator pool has seen of its work; all but the first two only grow."""
+    """What a pool has seen of its work; all but the first two only grow. A value pool's tokens are prompts."""
 
     outstanding_tokens: int = 0
     """Upper bound of what is asked for and not answered, whether a generator has it or it waits for one."""
@@ -116,7 +141,7 @@ class LoadMeter:
         self._last = now
 
 
-def check_wanted(config: GeneratorsConfig, wanted: int) -> None:
+def check_wanted(config: Elastic, wanted: int) -> None:
     """Raises `ConfigError` outside `generators.min` to `generators.max`."""
     if not config.fewest <= wanted <= config.most:
         raise ConfigError(
@@ -141,9 +166,9 @@ class _FadingRatio:
 
 
 class ScalingPolicy:
-    """The number of generators that is wanted, from what `observe` is told; always within [min, max]."""
+    """The number of generators, or value actors, that is wanted from what `observe` is told; always within bounds."""
 
-    def __init__(self, config: GeneratorsConfig) -> None:
+    def __init__(self, config: Elastic) -> None:
         self._config = config
         self._wanted = config.count
         self._last = Load()

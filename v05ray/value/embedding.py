@@ -109,9 +109,11 @@ class MeanPooledEncoder:
         self._num_threads = num_threads
 
     @classmethod
-    def minilm(cls, num_threads: int | None = None) -> "MeanPooledEncoder":
+    def minilm(cls, num_threads: int | None = None, *, batch_size: int = 16) -> "MeanPooledEncoder":
         """all-MiniLM-L6-v2 (H = 384) from its package."""
-        return cls(minilm_folder(), MINILM_ID, max_tokens=MINILM_MAX_TOKENS, num_threads=num_threads)
+        return cls(
+            minilm_folder(), MINILM_ID, max_tokens=MINILM_MAX_TOKENS, batch_size=batch_size, num_threads=num_threads
+        )
 
     @property
     def model_id(self) -> str:

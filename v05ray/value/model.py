@@ -5,6 +5,7 @@ value actor is a shell around this class. Scale: support scores and priors live 
 V = 2p - 1 are converted here and nowhere else.
 """
 
+import functools
 import logging
 import math
 import random
@@ -104,7 +105,9 @@ class EmbeddedBackend:
         if info.backbone != MINILM_ID:
             raise ConfigError(f"value bundle {bundle} needs the backbone {info.backbone!r}, v05ray has {MINILM_ID!r}")
         minilm_folder()  # say now, not at the first prompt, that the package is missing
-        encoder = EmbeddingCache(MeanPooledEncoder.minilm, cache, model_id=MINILM_ID, width=info.embedding_width)
+        # One by one, for the same reason as in `columns`; each text is embedded once in a run.
+        load = functools.partial(MeanPooledEncoder.minilm, batch_size=1)
+        encoder = EmbeddingCache(load, cache, model_id=MINILM_ID, width=info.embedding_width)
         return cls(features, head, info, encoder, num_threads)
 
     def columns(self, texts: Sequence[str]) -> "Tensor":
@@ -119,9 +122,14 @@ class EmbeddedBackend:
             self._columns.clear()
             fresh = list(dict.fromkeys(texts))
         if fresh:
-            embeddings = torch.from_numpy(self.encoder.encode(fresh).vectors_NH)
-            rows = self.features(embeddings, statistics_tensor(fresh), ngram_tensor(fresh))
-            self._columns.update(zip(fresh, rows.unbind(), strict=True))
+            parts = (
+                torch.from_numpy(self.encoder.encode(fresh).vectors_NH),
+                statistics_tensor(fresh),
+                ngram_tensor(fresh),
+            )
+            # Row by row: a text's columns must not depend, by rounding, on which texts this process met together.
+            rows = (self.features(*row)[0] for row in zip(*(part.split(1) for part in parts), strict=True))
+            self._columns.update(zip(fresh, rows, strict=True))
         return torch.stack([self._columns[text] for text in texts])
 
     def probabilities(
