@@ -1,5 +1,6 @@
 """Settings that cannot be served are told as the user's to mend, before a model is loaded."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -60,3 +61,14 @@ async def test_a_folder_without_safetensors(tmp_path: Path):
 async def test_an_environment_that_was_not_set(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING")
     assert "the generator's environment is not set" in await refused(folder)
+
+
+async def test_a_folder_that_needs_its_own_code(folder: Path, tmp_path: Path):
+    copy, marker = tmp_path / "own-code", tmp_path / "it-ran"
+    shutil.copytree(folder, copy)
+    (copy / "its_own.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"model_type": "unheard-of", "auto_map": {"AutoConfig": "its_own.C", "AutoModelForCausalLM": "its_own.M"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "vLLM cannot serve" in await refused(copy)
+    assert not marker.exists()
