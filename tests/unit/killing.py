@@ -2,8 +2,8 @@
 
 `kill_at_every_point("tests.unit.test_ledger:prepare", "tests.unit.test_ledger:act", tmp_path)` runs `prepare(folder)`
 whole, then `act(copy of folder)` in a process that kills itself with SIGKILL before its first file operation there;
-again with a fresh copy and before the second; and so on until `act` runs to its end. The caller then looks at what
-each of the copies holds.
+again with a fresh copy and before the second; and so on until `act` runs to its end. A file that is opened for writing
+has a second such moment: it is there and empty. The caller then looks at what each of the copies holds.
 """
 
 import importlib
@@ -47,13 +47,22 @@ def _resolve(name: str):
 
 def _die_before(point: int, folder: Path) -> None:
     count = 0
+    dying = False
 
     def hook(event: str, args: tuple) -> None:
-        nonlocal count
-        if event in _EVENTS and any(isinstance(a, str | os.PathLike) and str(folder) in str(a) for a in args):
-            if count == point:
-                os.kill(os.getpid(), signal.SIGKILL)
+        nonlocal count, dying
+        if dying or event not in _EVENTS:
+            return
+        if any(isinstance(a, str | os.PathLike) and str(folder) in str(a) for a in args):
             count += 1
+            if count > point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if event == "open" and args[2] & (os.O_CREAT | os.O_TRUNC):
+                count += 1
+                if count > point:
+                    dying = True  # this open, too, is an event
+                    os.open(args[0], args[2], 0o666)
+                    os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 

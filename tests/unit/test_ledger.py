@@ -208,6 +208,8 @@ def broken_groups():
     yield replace(good, scored=(*good.scored[:2], stray)), "a sample index of [0, 1, 7] was never drawn (3 were)"
     yield replace(good, decisions=good.decisions[:2]), "0 stops, expected one, as the last decision"
     yield replace(good, decisions=(*good.decisions, good.decisions[2])), "2 stops, expected one, as the last decision"
+    first, second, stop = good.decisions
+    yield replace(good, decisions=(first, stop, second)), "1 stops, expected one, as the last decision"
 
 
 @pytest.mark.parametrize(("group", "problem"), broken_groups())
@@ -303,8 +305,8 @@ def test_a_disk_that_refuses_is_a_clear_error_and_loses_nothing(tmp_path):
     assert LedgerReader(tmp_path / "ledger").steps == (1, 2, 3)
 
 
-def prepare_three_steps(folder: Path) -> None:
-    append(folder, range(1, 4))
+def prepare_four_steps(folder: Path) -> None:
+    append(folder, range(1, 5))
 
 
 def rewrite_second_step(folder: Path) -> None:
@@ -312,26 +314,28 @@ def rewrite_second_step(folder: Path) -> None:
 
 
 def test_killed_at_every_point_of_a_rewrite_the_record_is_one_trajectory(tmp_path):
-    folders = kill_at_every_point(f"{__name__}:prepare_three_steps", f"{__name__}:rewrite_second_step", tmp_path)
+    folders = kill_at_every_point(f"{__name__}:prepare_four_steps", f"{__name__}:rewrite_second_step", tmp_path)
     assert len(folders) > 15
     seen = set()
     for folder in folders:
         reader = LedgerReader(folder / "ledger")
         assert reader.check_conservation().ok
         seconds = {step: reader.groups(step)[1] for step in reader.steps}
-        # The old step 3 counts or was set aside, whenever the writer was killed: never both, never neither.
-        counts = 3 in seconds and seconds[3].rollouts[0].response == "answer 0"
-        assert [aside.steps for aside in reader.superseded if aside.steps] == [(3,)] * (not counts)
+        assert reader.steps == tuple(range(1, len(reader.steps) + 1))  # without a hole
+        # The old steps 3 and 4 count or were set aside, whenever the writer was killed: never both, never neither.
+        counting = [s for s in (3, 4) if s in seconds and seconds[s].rollouts[0].response == "answer 0"]
+        aside_steps = [step for aside in reader.superseded for step in aside.steps]
+        assert sorted(counting + aside_steps) == [3, 4]
         assert all(aside.check_conservation().ok for aside in reader.superseded)
         history = tuple(group.rollouts[0].response for group in seconds.values())
         seen.add(history)
         priors = [group.prior for group in seconds.values()]
         assert [p.value for p in priors if p] == [0.25 if "again" in text else 0.5 for text in history]
-        append(folder, range(4, 5))  # the next writer mends what is left and goes on
+        append(folder, range(5, 6))  # the next writer mends what is left and goes on
         named = files_of(folder)
         assert len(named) == 3 * len(LedgerReader(folder / "ledger").steps)
     old, new = "answer 0", "again: answer 0"
-    assert seen == {(old, old, old), (old, old), (old, new), (old, new, new)}
+    assert seen == {(old,) * 4, (old,) * 3, (old,) * 2, (old, new), (old, new, new)}
 
 
 WRITE_FOR_EVER = """

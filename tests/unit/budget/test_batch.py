@@ -170,6 +170,18 @@ def test_one_extra_rollout_goes_to_the_furthest() -> None:
     assert [d.action for d in decisions] == [Draw("a", 6), Draw("b", 15)]  # 20 padded to 21
 
 
+def test_in_rounds_no_padding_goes_beyond_the_cap() -> None:
+    rule = OslaRule(cold_start=4, cost=1 / 400, n_max=20)
+    # As above, but padded to 40: 20 are missing, and there is room for ten more of a and for two more of b.
+    machine = BatchMachine({"a": 0.6, "b": 0.5}, rule, halt_fraction=0, dispatch_multiple=40, mode="rounds")
+    machine.start()
+    for rewards in zip([1, 1, -1, -1], [-1, 1, -1, -1], strict=True):
+        for prompt_id, reward in zip("ab", rewards, strict=True):
+            decisions = machine.observe(prompt_id, reward)
+    assert [d.action for d in decisions] == [Draw("a", 16), Draw("b", 16)]
+    assert machine.num_padding == 12
+
+
 def test_lost_rollouts_are_drawn_again_or_forgotten() -> None:
     machine = BatchMachine({"p": 0.0}, FixedRule(3))
     machine.start()

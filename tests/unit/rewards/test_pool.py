@@ -104,6 +104,18 @@ async def test_a_verifier_that_crashes_is_replaced_and_the_rest_is_judged(deed, 
         assert re.search(message, pool.failures[0].message)
 
 
+async def test_what_a_dead_worker_had_not_judged_comes_next_and_in_order():
+    order = []
+
+    async def ask(index: int, deed: str) -> None:
+        await pool.score(PROMPT, rollout(deed, index))
+        order.append(index)
+
+    async with pool_of() as pool:  # which sends sixteen together: the last four wait meanwhile
+        await asyncio.gather(*(ask(index, deed) for index, deed in enumerate(["exits 1", *["right"] * 19])))
+    assert order == list(range(20))
+
+
 async def test_a_memory_hog_is_refused_its_memory_and_its_process_retired():
     async with pool_of(memory_mib=64) as pool:
         assert await verdicts(pool, "hogs 8", "hogs 120", "right") == [RIGHT, ERROR, RIGHT]
@@ -337,6 +349,8 @@ async def test_a_long_queue_brings_workers_and_idleness_takes_them_away(tmp_path
         assert pool.stats()["workers"] == 1
         scoring = asyncio.create_task(verdicts(pool, *[f"waits_for {tmp_path / 'now'}"] * 40))
         assert await eventually(lambda: pool.stats()["workers"] == 3)
+        await asyncio.sleep(0.4)
+        assert (pool.stats()["workers"], pool.stats()["queue_length"] > 0) == (3, True)  # the bound, though many wait
         (tmp_path / "now").touch()
         assert await scoring == [RIGHT] * 40
         assert await eventually(lambda: pool.stats()["workers"] == 1)

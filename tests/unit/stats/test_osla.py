@@ -21,6 +21,7 @@ def test_the_papers_target_at_hand_worked_biases() -> None:
     assert target_rollouts(1 / 16, cost, 16) == 0
     assert target_rollouts(1e-9, cost, 16) == 0
     assert target_rollouts(1, cost, 8) == 8
+    assert target_rollouts(1 / 49, 1e-4, 100) == 51  # 100 - 49, which is 50.99999999999999 in floating point
 
 
 def test_risk_and_return_of_a_hand_worked_case() -> None:
