@@ -43,7 +43,7 @@ async def test_a_role_that_does_not_answer_delays_the_end_by_no_more_than_the_ti
     with pytest.raises(Stalled, match=r"waiting for prompt 'p'; the scheduler \(no answer for 0 s\)"):
         async with dog([], note_s=9.0).stage("draw", 1, {"the scheduler": Frozen()}, prompts=["p"]):
             await asyncio.Event().wait()
-    assert 0.17 <= time.monotonic() - started < 1.0
+    assert 0.17 <= time.monotonic() - started < 10
 
 
 async def test_progress_starts_the_clock_anew():

@@ -94,7 +94,7 @@ async def test_a_newcomer_gets_nothing_before_its_model_is_there():
 
 
 async def test_a_leaver_answers_what_it_has_and_gets_no_more():
-    slow = [FakePredictor(f"value-{index}", latency_s=0.001) for index in range(2)]
+    slow = [FakePredictor(f"value-{index}", latency_s=0.01) for index in range(2)]
     pool = PredictorPool(slow)
     asking = asyncio.create_task(ask(pool, 64))
     await asyncio.sleep(0)
