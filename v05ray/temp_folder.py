@@ -1,6 +1,6 @@
 """The private cluster's folder of sockets and logs, outside of the run's folder, and what becomes of it.
 
-Ray's sockets need a short path, so they lie in `/tmp/v05ray-XXXXXXXX`, with the logs; `RUN/logs` is a link to those
+Ray's sockets need a short path, so they lie in `/tmp/v05ray-XXXXXXXX/ray`, with the logs; `RUN/logs` is a link to those
 while the run goes on. At its end the logs are moved into the run's folder and the rest is deleted. A driver that is
 killed gets to neither: the next one does it for the dead one.
 
@@ -26,7 +26,7 @@ OWNER = "owner"
 
 @contextlib.contextmanager
 def owned(logs: Path, parent: Path | None = None) -> Iterator[Path]:
-    """A fresh folder in `parent` (default: the system's for temporary files), put away at the end.
+    """A fresh folder for Ray, in one of ours in `parent` (default: the system's for temporary files); put away at last.
 
     Args:
         logs: the link that whoever uses the folder makes into it, to its logs; at the end a real folder.
@@ -41,8 +41,9 @@ def owned(logs: Path, parent: Path | None = None) -> Iterator[Path]:
         owner.write(str(logs.absolute()))
         owner.flush()
         (folder / f".{OWNER}").rename(folder / OWNER)
+        (folder / "ray").mkdir()  # whose permissions Ray opens to everybody; the folder around it stays ours alone
         try:
-            yield folder
+            yield folder / "ray"
         finally:
             put_away(folder, logs)
 
@@ -69,13 +70,14 @@ def put_away(folder: Path, logs: Path) -> bool:
         return False
     for entry in folder.iterdir():
         if entry.name == OWNER:
-            continue  # last, or nobody would know the folder again if this is cut short
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-    (folder / OWNER).unlink()
-    shutil.rmtree(folder, ignore_errors=True)
+    # Ray's last processes may still write into it. Without `owner` nobody would know it again, so that goes last.
+    if len(list(folder.iterdir())) == 1:
+        shutil.rmtree(folder)
     return True
 
 
@@ -89,6 +91,7 @@ def keep_logs(link: Path) -> bool:
             shutil.copytree(source, copy, ignore_dangling_symlinks=True)
         else:
             copy.mkdir()
+        copy.chmod(link.parent.stat().st_mode & 0o777)  # Ray's is open to everybody
         link.unlink()
         copy.rename(link)
     except OSError as error:  # shutil.Error too: a full disk must not hide why the run ended

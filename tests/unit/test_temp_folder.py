@@ -2,6 +2,7 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,10 @@ with owned(Path(sys.argv[1]), Path(sys.argv[2])) as folder:
     (folder / "session" / "logs").mkdir(parents=True)
     (folder / "session" / "sockets").mkdir()
     (folder / "session" / "logs" / "raylet.out").write_text("last words")
+    (folder / "session" / "logs").chmod(0o777)
     Path(sys.argv[1]).symlink_to(folder / "session" / "logs")
-    print(folder, flush=True)
+    folder.chmod(0o777)  # as Ray does
+    print(folder.parent, flush=True)
     sys.stdin.read()
 """
 
@@ -49,11 +52,13 @@ def test_at_its_end_the_logs_are_in_the_runs_folder_and_the_rest_is_gone(places:
     logs, parent = places
     process, folder = start(logs, parent)
     assert logs.is_symlink()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (logs / "raylet.out").read_text() == "last words"
     process.communicate("")
     assert process.returncode == 0
     assert not logs.is_symlink()
     assert (logs / "raylet.out").read_text() == "last words"
+    assert stat.S_IMODE(logs.stat().st_mode) == stat.S_IMODE(logs.parent.stat().st_mode)
     assert not folder.exists()
 
 
@@ -63,7 +68,7 @@ def test_the_next_start_puts_away_what_a_killed_one_left_and_saves_its_logs(plac
     kill(process)
     assert folder.exists()
     with owned(logs.with_name("others"), parent) as mine:
-        assert list(parent.iterdir()) == [mine]
+        assert list(parent.iterdir()) == [mine.parent]
         assert not logs.is_symlink()
         assert (logs / "raylet.out").read_text() == "last words"
     assert [path.name for path in logs.parent.iterdir()] == ["logs"]
@@ -75,7 +80,7 @@ def test_a_folder_whose_owner_lives_is_left_alone(places: tuple[Path, Path]):
     try:
         process.send_signal(signal.SIGSTOP)  # even if it does not move
         assert sweep(parent) == []
-        assert (folder / "session" / "sockets").is_dir()
+        assert (folder / "ray" / "session" / "sockets").is_dir()
         assert logs.is_symlink()
     finally:
         process.send_signal(signal.SIGCONT)
@@ -95,7 +100,7 @@ def test_nothing_but_dead_owners_folders_is_touched(places: tuple[Path, Path]):
     folder.rename(elsewhere / "moved")
     (parent / "v05ray-link").symlink_to(elsewhere / "moved")  # somebody's lure
     assert sweep(parent) == []
-    assert (elsewhere / "moved" / "session").is_dir()
+    assert (elsewhere / "moved" / "ray" / "session").is_dir()
     assert len(list(parent.iterdir())) == 3
 
 
