@@ -141,15 +141,17 @@ class GeneratorsConfig(Section):
     cooldown_s: float = Field(default=30.0, ge=0)
     """Generating time after a change in which no other follows, in seconds."""
     num_cpus: float = Field(default=1, gt=0)
-    """CPUs a replica reserves."""
+    """CPUs that a replica reserves, for each of its parts."""
     num_gpus: float = Field(default=0, ge=0)
-    """GPUs a replica reserves."""
+    """GPUs that a replica reserves, for each of its parts; 0 or 1 with `tensor_parallel` > 1."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """Devices that one replica's engine is split over, all on one node; it divides the model's attention heads."""
     num_threads: int = Field(default=1, ge=1)
-    """OpenMP threads of one replica on CPU; more than one on busy cores collapses throughput."""
+    """OpenMP threads of each part of a replica on CPU; more than one on busy cores collapses throughput."""
     max_num_seqs: int = Field(default=128, ge=1)
     """Sequences the engine runs together."""
     kv_cache_mib: int = Field(default=256, ge=16)
-    """KV cache of one replica on CPU, in MiB."""
+    """KV cache of one replica on CPU, in MiB, over all its parts."""
     gpu_memory_utilization: float = Field(default=0.8, gt=0, le=1)
     """Share of GPU memory the engine takes."""
     draw_timeout_s: float = Field(default=600.0, gt=0)
@@ -166,6 +168,15 @@ class GeneratorsConfig(Section):
     def _shards_have_generators(self) -> "GeneratorsConfig":
         if self.shards > self.count:
             raise ValueError(f"every shard needs a generator: shards is {self.shards}, count {self.count}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_have_whole_devices(self) -> "GeneratorsConfig":
+        if self.tensor_parallel > 1 and self.num_gpus not in (0, 1):
+            raise ValueError(
+                f"num_gpus is {self.num_gpus:g}, for each of {self.tensor_parallel} parts (tensor_parallel): a part has"
+                " one whole GPU, or on CPU none; set it to 1 or 0"
+            )
         return self
 
     @property
@@ -422,6 +433,11 @@ class Config(Section):
             raise ValueError(
                 "with cluster.colocate every replica stays with its learner rank: generators.count <= learner.num_ranks"
                 f" and no other min or max; got count {g.count}, min {g.fewest}, max {g.most}, {num_ranks} ranks"
+            )
+        if g.tensor_parallel > 1:
+            raise ValueError(
+                "with cluster.colocate a replica has the one device of its rank, but generators.tensor_parallel is"
+                f" {g.tensor_parallel}; set it to 1, or leave colocate out"
             )
         if g.num_gpus + self.learner.num_gpus > 1:
             raise ValueError(

@@ -73,9 +73,14 @@ def _on(config: Config, node_type: str, bundle: Bundle) -> Bundle:
 
 
 def generator_role(config: Config, index: int) -> Role:
-    """The placement group of one generator replica."""
+    """The placement group of one generator replica: one bundle, with what all its tensor-parallel parts need.
+
+    One, for an actor cannot span bundles, and the processes of the parts live where the actor that starts them does;
+    so all parts are on one node.
+    """
     g = config.generators
-    return Role(f"generator-{index}", (_on(config, "generator", _bundle(g.num_cpus, g.num_gpus)),), "STRICT_PACK")
+    bundle = _bundle(g.num_cpus * g.tensor_parallel, g.num_gpus * g.tensor_parallel)
+    return Role(f"generator-{index}", (_on(config, "generator", bundle),), "STRICT_PACK")
 
 
 def value_role(config: Config, name: str = "value", *, count: int = 1) -> Role:

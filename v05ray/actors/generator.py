@@ -71,8 +71,8 @@ class RayGenerator:
         self._actor = (
             ray.remote(GeneratorActor)
             .options(
-                num_cpus=settings.num_cpus,
-                num_gpus=settings.num_gpus,
+                num_cpus=settings.num_cpus * settings.tensor_parallel,
+                num_gpus=settings.num_gpus * settings.tensor_parallel,
                 max_concurrency=10_000,
                 scheduling_strategy=self._place,
                 runtime_env={"env_vars": environment(settings)},

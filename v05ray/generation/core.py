@@ -5,17 +5,25 @@ What is not obvious about vLLM, each found by a test that failed without it:
 - On CPU, a per-request seed with chunked prefill ends the engine; so prefill is not chunked there.
 - Only `processed_logprobs` are those of the distribution that was sampled (temperature and top-p included).
 - The prefix cache is not emptied, silently, while requests run; so a reload demands that none does.
+
+With `generators.tensor_parallel` > 1 the model's parts run in worker processes (vLLM's `mp` executor), one a device;
+the scheduler and everything else stay in this process, and `collective_rpc` reaches every part.
 """
 
+import ctypes
 import logging
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.generation.sharing import SharedBundle, mapped, shared
 from v05ray.registry import ConfigError
 from v05ray.types import FinishReason, Sampling
 from v05ray.weights import Bucket, check_names, unpack
@@ -46,9 +54,17 @@ class VllmCore:
     """Builds the engine, and drives it step by step. One thread makes it, calls it and closes it."""
 
     def __init__(
-        self, model_path: Path, generators: GeneratorsConfig, model: ModelConfig, *, log_file: Path | None = None
+        self,
+        model_path: Path,
+        generators: GeneratorsConfig,
+        model: ModelConfig,
+        *,
+        log_file: Path | None = None,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         """Takes seconds. Raises `ConfigError` for what another try would not mend.
+
+        `on_loss` is called, from a thread of vLLM's, when a worker process has ended by itself.
 
         Those are a missing environment, a folder without safetensors, a vLLM built for another device, settings that
         vLLM refuses (a `model.max_length` that the model or the KV cache has no room for).
@@ -71,11 +87,17 @@ class VllmCore:
         try:
             self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(model_path), **arguments))
         except (ValueError, VLLMValidationError) as error:  # what vLLM will not serve; another try would not help
+            _end_workers()
             cleanup_dist_env_and_memory()
             raise ConfigError(f"vLLM cannot serve {model_path} with {arguments}: {error}") from error
         self._tokenizer = self._engine.get_tokenizer()
         self._internal_ids: dict[str, str] = {}
         self._closed = False
+        self._in_parts = generators.tensor_parallel > 1
+        if self._in_parts:
+            executor = cast(Any, self._engine.engine_core).engine_core.model_executor
+            executor.register_failure_callback(on_loss)
+            self._engine.collective_rpc(partial(_settle, log_file=log_file, owner=os.getpid()))
 
     def add(self, request_id: str, token_ids: Sequence[int], seed: int, sampling: Sampling) -> None:
         """Queues one request; raises `ConfigError` for one that vLLM will not take."""
@@ -119,7 +141,11 @@ class VllmCore:
         if self._internal_ids:
             raise RuntimeError(f"weights cannot change under {len(self._internal_ids)} live requests")
         bundle = list(buckets)
-        self._engine.collective_rpc(lambda worker: _reload(worker, bundle))
+        if self._in_parts:
+            with shared(bundle) as there:
+                self._engine.collective_rpc(partial(_reload_part, bundle=there))
+        else:
+            self._engine.collective_rpc(lambda worker: _reload(worker, bundle))
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache of the old weights")
 
@@ -136,6 +162,7 @@ class VllmCore:
 
         self._engine.engine_core.shutdown()
         del self._engine
+        _end_workers()
         cleanup_dist_env_and_memory()
 
     @property
@@ -194,6 +221,8 @@ def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[
         "use_tqdm_on_load": False,
         "seed": 0,
     }
+    if generators.tensor_parallel > 1:
+        arguments |= {"tensor_parallel_size": generators.tensor_parallel, "distributed_executor_backend": "mp"}
     if generators.num_gpus > 0:
         return arguments | {"gpu_memory_utilization": generators.gpu_memory_utilization}
     return arguments | {
@@ -201,7 +230,7 @@ def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[
         "block_size": CPU_BLOCK_TOKENS,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(CPU_BATCH_TOKENS, model.max_length),
-        "kv_cache_memory_bytes": generators.kv_cache_mib << 20,
+        "kv_cache_memory_bytes": (generators.kv_cache_mib << 20) // generators.tensor_parallel,
     }
 
 
@@ -234,6 +263,30 @@ def _reload(worker: Any, buckets: list[Bucket]) -> None:
     if worker.device.type == "cpu" and method is not None:
         # A tied projection was packed for the CPU's kernels at the start; the reload does not pack it again.
         method.process_weights_after_loading(projection)
+
+
+def _reload_part(worker: Any, bundle: SharedBundle) -> None:
+    """The same in a worker process; every weight's loader takes the slice that is this part's."""
+    _reload(worker, mapped(bundle))
+
+
+def _settle(worker: Any, log_file: Path | None, owner: int) -> None:
+    """Runs inside a worker process: its log to the owner's file, and its end with the owner's."""
+    _route_logs(log_file)
+    # vLLM's own watch ends a worker between two batches; one that spins in a sum, for a part that was killed as well,
+    # would stay for good. The kernel's signal comes when the thread that started the worker ends, and so at any end.
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != owner:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_workers() -> None:
+    """Ends the worker processes that vLLM has left (a start that was refused), and waits for them."""
+    for child in multiprocessing.active_children():
+        if child.name.startswith("VllmWorker-"):
+            child.kill()
+            child.join()
 
 
 def _route_logs(log_file: Path | None) -> None:

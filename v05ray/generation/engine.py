@@ -13,7 +13,9 @@ the new weights: every token of every rollout of one draw comes from the one ver
 import asyncio
 import contextlib
 import itertools
+import json
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -70,7 +72,10 @@ class _Draw:
 
 
 class Engine:
-    """vLLM in this process. Give the process `environment(generators)` before it imports torch."""
+    """vLLM in this process, with `generators.tensor_parallel` > 1 the model's parts in processes that it starts.
+
+    Give the process `environment(generators)` before it imports torch.
+    """
 
     def __init__(
         self,
@@ -85,19 +90,23 @@ class Engine:
         """Starts to load in the background; `ready` waits for it.
 
         `log_file` takes all of vLLM's log; without it, its errors go to stderr. `make_core` replaces vLLM. Raises
-        `ConfigError` when the model folder does not exist or more than one GPU is asked for.
+        `ConfigError` when the model folder does not exist, when one part is given more than one GPU, and when the model
+        cannot be split over `generators.tensor_parallel` parts.
         """
         if generators.num_gpus > 1:
             raise ConfigError(
-                f"generators.num_gpus is {generators.num_gpus:g}, but an engine runs on one GPU at most;"
-                " set it to 1 and raise generators.count"
+                f"generators.num_gpus is {generators.num_gpus:g}, but a part of an engine runs on one GPU at most;"
+                " set it to 1 and raise generators.count, or generators.tensor_parallel for a larger model"
             )
         folder = Path(model_path)
         if make_core is None and not (folder / "config.json").is_file():
             raise ConfigError(f"model.path {str(model_path)!r} is not a model folder (no config.json in it)")
+        if make_core is None:
+            check_parts(folder, generators.tensor_parallel)
         self._id = generator_id
         self._max_length = model.max_length
-        self._make_core = make_core or (lambda: _vllm_core(folder, generators, model, log_file))
+        self._make_core = make_core or (lambda: _vllm_core(folder, generators, model, log_file, self.lose))
+        self._in_parts = generators.tensor_parallel > 1
         self._core: Core | None = None
         self._version = 0
         self._num_tokens = 0
@@ -162,10 +171,19 @@ class Engine:
         bundle = check_bundle(buckets, version=version)
         return await self._do(lambda: self._load(version, bundle))
 
+    def lose(self) -> None:
+        """Ends the engine, which has lost a part of itself; for the core's use, from any thread."""
+
+        def fail() -> None:
+            raise RuntimeError("a worker process ended by itself")
+
+        with contextlib.suppress(EngineDead):
+            self._submit(fail)
+
     def stats(self) -> dict[str, float]:
-        """Memory of the process (`rss_bytes`), `live_requests`, `version` served, `tokens_generated`, `alive`."""
+        """`rss_bytes` (with the parts'), `live_requests`, `version` served, `tokens_generated`, `alive`."""
         return {
-            "rss_bytes": float(psutil.Process().memory_info().rss),
+            "rss_bytes": float(_memory(psutil.Process(), with_children=self._in_parts)),
             "live_requests": float(len(self._live)),
             "version": float(self._version),
             "tokens_generated": float(self._num_tokens),
@@ -333,10 +351,47 @@ class Engine:
         self._live.clear()
 
 
-def _vllm_core(folder: Path, generators: GeneratorsConfig, model: ModelConfig, log_file: Path | None) -> Core:
+def check_parts(model_path: Path, tensor_parallel: int) -> None:
+    """Raises `ConfigError` unless the model's attention splits evenly over so many parts.
+
+    Every part has as many attention heads; it has as many key-value heads too, or shares one with as many others.
+    """
+    if tensor_parallel == 1:
+        return
+    if sys.platform != "linux":
+        raise ConfigError(
+            f"generators.tensor_parallel is {tensor_parallel}, but that works on Linux alone; set it to 1"
+        )
+    settings = json.loads((model_path / "config.json").read_text())
+    settings = settings.get("text_config", settings)  # of a model that also sees or hears
+    heads = settings.get("num_attention_heads", 0)
+    shared_heads = settings.get("num_key_value_heads") or heads
+    if heads % tensor_parallel or (shared_heads % tensor_parallel and tensor_parallel % shared_heads):
+        raise ConfigError(
+            f"generators.tensor_parallel is {tensor_parallel}, which does not divide the model's {heads} attention"
+            f" heads ({shared_heads} for keys and values) evenly; set it to a divisor of both, or to 1"
+        )
+
+
+def _memory(process: psutil.Process, *, with_children: bool) -> int:
+    """Resident bytes; of shared pages once for every process that has them."""
+    held = process.memory_info().rss
+    for child in process.children(recursive=True) if with_children else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            held += child.memory_info().rss
+    return held
+
+
+def _vllm_core(
+    folder: Path,
+    generators: GeneratorsConfig,
+    model: ModelConfig,
+    log_file: Path | None,
+    on_loss: Callable[[], None],
+) -> Core:
     from v05ray.generation.core import VllmCore
 
-    return VllmCore(folder, generators, model, log_file=log_file)
+    return VllmCore(folder, generators, model, log_file=log_file, on_loss=on_loss)
 
 
 def _running_future() -> "Future[Any]":

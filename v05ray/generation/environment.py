@@ -9,7 +9,8 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
     With `num_gpus` > 0 the ones that only the CPU build wants are left out.
     """
     variables = {
-        # The engine core runs in this process: no children to orphan, and a weight update is a function call.
+        # The engine core runs in this process: without tensor parallelism there are no children to orphan, and a weight
+        # update is a function call.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # `core` gives vLLM's logger its one handler; vLLM's own would write to stdout.
         "VLLM_CONFIGURE_LOGGING": "0",
@@ -19,6 +20,9 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if generators.tensor_parallel > 1:
+        # The parts start anew: this process has threads, and a fork of it could find a lock taken for good.
+        variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if generators.num_gpus == 0:
         threads = str(generators.num_threads)
         variables |= {
@@ -30,4 +34,7 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
             # Some of vLLM's functions are compiled even in eager mode: 2 to 9 s at the first request, for nothing.
             "TORCHDYNAMO_DISABLE": "1",
         }
+        if generators.tensor_parallel > 1:
+            # vLLM would bind each part to a NUMA node of its own, and refuse where there are fewer nodes than parts.
+            variables["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     return variables

@@ -72,11 +72,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tu
     """Makes a random tiny model and an engine that serves it; closes what it made."""
     engines: list[Engine] = []
 
-    def make(*, tied: bool, dtype: str = "float32") -> tuple[Engine, Reference]:
+    def make(*, tied: bool, dtype: str = "float32", tensor_parallel: int = 1) -> tuple[Engine, Reference]:
         root = tmp_path_factory.mktemp("engine")
         folder = tiny.prepare(root / "model", tied=tied, success=0)
         model = ModelConfig.model_validate({"path": folder, "dtype": dtype, "max_length": MAX_LENGTH})
-        engines.append(Engine(folder, GENERATORS, model, generator_id="g7", log_file=root / "vllm.log"))
+        generators = GENERATORS.model_copy(update={"tensor_parallel": tensor_parallel})
+        engines.append(Engine(folder, generators, model, generator_id="g7", log_file=root / "vllm.log"))
         return engines[-1], Reference(folder, getattr(torch, dtype))
 
     yield make
