@@ -1,6 +1,6 @@
 # make train   set everything up and train SmolLM2-135M with V0.5 on this machine
 # make test    set everything up and run every test that needs no GPU
-# make chaos   a real tiny run under two dozen faults at random moments, compared with an undisturbed one (half an hour)
+# make chaos   a real tiny run under forty faults at random moments, compared with an undisturbed one (20 minutes)
 # make autoscaling   generators and nodes that come and go on Ray's autoscaler (five minutes)
 # make check   format, lint, types, import rules
 SHELL := /bin/bash
