@@ -10,6 +10,7 @@ from v05ray.layout import (
     NodeType,
     Outlook,
     Role,
+    generator_role,
     inference_roles,
     outlook,
     place,
@@ -42,6 +43,15 @@ def test_every_generator_is_a_group_of_its_own_and_the_learners_are_one_gang():
 def test_a_value_actor_that_comes_later_has_a_place_of_its_own():
     assert value_role(CONFIG, "value-2") == Role("value-2", ({"CPU": 1},), "SPREAD")
     assert value_role(CONFIG, count=2) == {role.name: role for role in roles(CONFIG)}["value"]
+
+
+def test_all_parts_of_a_replica_are_in_its_one_bundle_and_so_on_one_node():
+    split = CONFIG.generators.model_copy(update={"count": 1, "tensor_parallel": 4})
+    config = CONFIG.model_copy(update={"generators": split})
+    role = generator_role(config, 0)
+    assert role == Role("generator-0", ({"CPU": 8, "GPU": 4},), "STRICT_PACK")  # 4 times 2 CPUs and 1 GPU
+    assert place([role], [Node("a", {"CPU": 8, "GPU": 2}), Node("b", {"CPU": 8, "GPU": 2})])[1] == [role]
+    assert place([role], [Node("a", {"CPU": 8, "GPU": 4})])[1] == []
 
 
 def test_the_total_adds_up_by_hand():
@@ -168,6 +178,7 @@ def test_both_have_room_on_a_single_device():
         ({"count": 3}, "generators.count <= learner.num_ranks"),
         ({"max": 2}, "no other min or max"),
         ({"num_gpus": 0.5}, r"<= 1, got 0.5 \+ 0.6"),
+        ({"num_gpus": 0, "tensor_parallel": 2}, r"the one device of its rank, but generators\.tensor_parallel is 2"),
     ],
 )
 def test_what_cannot_share_a_device_is_refused(generators: dict[str, object], message: str):

@@ -20,6 +20,15 @@ def test_on_gpu_the_cpus_variables_are_left_out():
     assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
+def test_parts_start_anew_and_are_bound_to_no_node():
+    one, two = (environment(GeneratorsConfig(tensor_parallel=parts)) for parts in (1, 2))
+    assert two.items() - one.items() == {
+        ("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
+        ("VLLM_CPU_OMP_THREADS_BIND", "nobind"),
+    }
+    assert one.items() <= two.items()
+
+
 def test_importing_the_engine_and_the_weights_loads_neither_torch_nor_vllm():
     code = (
         "import sys, v05ray.generation.engine, v05ray.generation.environment, v05ray.generation.core, v05ray.weights;"
