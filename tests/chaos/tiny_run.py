@@ -91,6 +91,7 @@ class TinyRun:
             while True:
                 for at, text in self.lines:
                     if at >= after and found.search(text):
+                        self.children()  # those that are there now are known when the driver is gone
                         return at
                 if self._ended or not self._news.wait(deadline - time.monotonic()):
                     raise AssertionError(f"no line with {pattern!r} within {timeout_s:g} s:\n{self.printed}")
@@ -136,6 +137,7 @@ class TinyRun:
 
         Ray's own two agents may: for a minute and a half they try to report the loss to a head that is gone too.
         """
+        assert self._family, "nobody looked while the driver lived"
         started = time.monotonic()
         while left := [process for process in self.find("") if process not in self.find(*RAY_AGENTS)]:
             if time.monotonic() - started > LEAVE_S:
