@@ -38,6 +38,11 @@ class Weights:
 class GeneratorLost(RuntimeError):
     """The generator that had a draw is gone; the draw has to be done by another one."""
 
+    def __init__(self, message: str, *, no_room: bool = False) -> None:
+        """`no_room`: it was lost because the object store and the disk behind it had no room for its weights."""
+        super().__init__(message)
+        self.no_room = no_room
+
 
 class RoleLost(RunError):
     """A role that the run cannot go on without is gone or stands still; names it, the stage and what it worked on.

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-import threading
+import time
 from typing import Any
 
 import ray
@@ -10,6 +10,7 @@ from ray.exceptions import OutOfDiskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PIECE = 2**20
+AGAIN_S = 0.1
 
 
 class Hog:
@@ -19,13 +20,13 @@ class Hog:
         self._held: list[Any] = []
 
     def fill(self, num_bytes: int) -> None:
-        """All but less than one piece."""
+        """Takes what is left of `num_bytes`, to less than one piece."""
         import numpy as np
 
-        for _ in range(num_bytes // PIECE - 1):
+        while len(self._held) < num_bytes // PIECE - 1:
             try:
                 reference = ray.put(np.zeros(PIECE - 4096, np.uint8))
-            except OutOfDiskError:  # what others put takes the rest
+            except OutOfDiskError:  # what others have put takes the rest
                 return
             self._held.append((reference, ray.get(reference)))
 
@@ -40,7 +41,9 @@ def main(address: str) -> None:
             hogs.append((hog, int(node["Resources"]["object_store_memory"])))
     ray.get([hog.fill.remote(size) for hog, size in hogs])
     print("full", flush=True)
-    threading.Event().wait()
+    while True:  # what others give back is taken too
+        ray.get([hog.fill.remote(size) for hog, size in hogs])
+        time.sleep(AGAIN_S)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a run needs of Ray's object store, and what is said where there is less."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from v05ray.config import Config
 from v05ray.config_files import make_config
 from v05ray.layout import Node
 from v05ray.object_store import MIB, needed_mib, private_mib, shortage, weights_bytes
+from v05ray.ports import GeneratorLost
 from v05ray.registry import ConfigError, RunError
+from v05ray.scheduling.pool import NoGeneratorLeft
 
 
 @pytest.fixture
@@ -67,3 +70,10 @@ def test_a_store_that_cannot_even_spill_ends_the_run_with_the_way_on(error: Exce
         assert "go on with --resume" in str(told)
         assert describe_loss(raised) is None  # no fresh actor would find more room
     assert full_store(ValueError("other")) is None
+
+
+def test_a_generator_without_room_is_a_loss_until_it_was_the_last():
+    last = RayTaskError("load_weights", "traceback", pickle.loads(pickle.dumps(NoGeneratorLeft("of 1", no_room=True))))
+    assert "the last generator found no room for new weights" in str(full_store(last))
+    assert full_store(NoGeneratorLeft("of 1")) is None
+    assert full_store(GeneratorLost("g0", no_room=True)) is None

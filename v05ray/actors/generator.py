@@ -5,7 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectStoreFullError, OutOfDiskError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from v05ray.actors.loss import reason
@@ -117,5 +117,6 @@ class RayGenerator:
             raise GeneratorLost(f"{self._id}: {reason(error)}") from error
         except RayTaskError as error:
             if isinstance(error.cause, EngineDead) or method in ("ready", "load_weights"):
-                raise GeneratorLost(f"{self._id}: {error.cause!r}") from error
+                no_room = isinstance(error.cause, OutOfDiskError | ObjectStoreFullError)
+                raise GeneratorLost(f"{self._id}: {error.cause!r}", no_room=no_room) from error
             raise

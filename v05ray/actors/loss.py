@@ -45,15 +45,18 @@ def describe_loss(error: BaseException) -> str | None:
 def full_store(error: BaseException) -> RunError | None:
     """What to tell where Ray found no room for an object, neither in its store nor on the disk that it spills to.
 
-    No fresh actor would find more room. A store that is full alone raises nothing: Ray writes to disk then. None for
-    any other error.
+    No fresh actor would find more room. A store that is full alone raises nothing: Ray writes to disk then. A generator
+    that finds no room for new weights is only lost, as others may have room on their nodes: it counts when it was the
+    last one. None for any other error.
     """
     if isinstance(error, RayTaskError):
         return full_store(error.cause) if isinstance(error.cause, Exception) else None
-    if not isinstance(error, OutOfDiskError | ObjectStoreFullError):
+    last_generator = isinstance(error, NoGeneratorLeft) and error.no_room
+    if not (last_generator or isinstance(error, OutOfDiskError | ObjectStoreFullError)):
         return None
+    what = "the last generator found no room for new weights" if last_generator else reason(error)
     return RunError(
-        f"Ray's object store is full, and so is the disk behind it ({reason(error)}): free disk space where Ray's "
+        f"Ray's object store is full, and so is the disk behind it ({what}): free disk space where Ray's "
         "temporary folder is, or give the nodes a larger store (`cluster.object_store_mib`, `ray start "
         "--object-store-memory`), and go on with --resume"
     )

@@ -64,6 +64,11 @@ class PoolExhausted(RunError):
 class NoGeneratorLeft(PoolExhausted):
     """No replica is left, nor on its way."""
 
+    def __init__(self, message: str, *, no_room: bool = False) -> None:
+        """`no_room`: the last one was lost as `GeneratorLost.no_room` says."""
+        super().__init__(message)
+        self.no_room = no_room
+
 
 class GeneratorPool:
     """Load balancing, weight versions and recovery over any number of generators."""
@@ -87,7 +92,7 @@ class GeneratorPool:
         self._draw_timeout_s = draw_timeout_s
         self._load_timeout_s = load_timeout_s
         self._start_timeout_s = start_timeout_s
-        self._last_failure = "none was ever started"
+        self._last_failure = GeneratorLost("none was ever started")
         self._replicas: dict[str, _Replica] = {}
         self._weights: Weights | None = None
         self._changed = asyncio.Condition()
@@ -270,7 +275,8 @@ class GeneratorPool:
         if not self._hope():
             raise NoGeneratorLeft(
                 f"no generator is left of {len(self._replicas)} (the last to fail: {self._last_failure}); "
-                "see the generators' logs"
+                "see the generators' logs",
+                no_room=self._last_failure.no_room,
             )
 
     def _lose(self, replica: _Replica, request: DrawRequest, why: object) -> None:
@@ -291,13 +297,14 @@ class GeneratorPool:
             if restart:
                 replica.num_failures += 1
                 if replica.num_failures > MAX_RESTARTS:
-                    raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row, last: {self._last_failure}")
+                    last = self._last_failure
+                    raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row, last: {last}", no_room=last.no_room)
                 self.num_restarts += 1
                 await replica.generator.restart()
             with self._given(replica.generator.generator_id, "start"):
                 await asyncio.wait_for(replica.generator.ready(), self._start_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
-            self._last_failure = str(error) or f"its start took longer than {self._start_timeout_s:g} s"
+            self._last_failure = _lost(error, f"its start took longer than {self._start_timeout_s:g} s")
             log.error("%s is gone: %s", replica.generator.generator_id, self._last_failure)
             await self._set(replica, Life.GONE)
             return
@@ -312,7 +319,7 @@ class GeneratorPool:
                 with self._given(replica.generator.generator_id, f"load of version {self._weights.version}"):
                     loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
-            self._last_failure = str(error) or f"a weight update took longer than {self._load_timeout_s:g} s"
+            self._last_failure = _lost(error, f"a weight update took longer than {self._load_timeout_s:g} s")
             name = replica.generator.generator_id
             log.warning("%s failed to load version %d (%s)", name, self._version, self._last_failure)
             await self._set(replica, Life.STARTING)
@@ -336,3 +343,7 @@ class GeneratorPool:
         task = asyncio.get_running_loop().create_task(work)
         replica.tasks.add(task)
         task.add_done_callback(replica.tasks.discard)
+
+
+def _lost(error: GeneratorLost | TimeoutError, too_long: str) -> GeneratorLost:
+    return error if isinstance(error, GeneratorLost) else GeneratorLost(too_long)

@@ -27,6 +27,12 @@ class _Load:
     generator_ids: list[str] = field(default_factory=list)
     """Its replicas that are not drained; emptied when they are all lost."""
     outstanding_tokens: int = 0
+    no_room: bool = False
+    """Why they were lost."""
+
+    def lose(self, error: NoGeneratorLeft) -> None:
+        self.generator_ids.clear()
+        self.no_room = error.no_room
 
     @property
     def per_generator(self) -> float:
@@ -79,8 +85,8 @@ class Shards:
             try:
                 with _Given(load, request):
                     return await load.shard.draw(request)
-            except NoGeneratorLeft:
-                self._lose(load)
+            except NoGeneratorLeft as error:
+                self._lose(load, error)
 
     async def draw_scored(
         self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
@@ -94,8 +100,8 @@ class Shards:
             try:
                 with _Given(load, request):
                     return await load.shard.draw_scored(prompt, request, prefer=prefer if load is kept else None)
-            except NoGeneratorLeft:
-                self._lose(load)
+            except NoGeneratorLeft as error:
+                self._lose(load, error)
 
     async def abort(self, prompt_id: str) -> None:
         """On every shard."""
@@ -121,20 +127,23 @@ class Shards:
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for load, answer in zip(self._loads, answers, strict=True):
             if isinstance(answer, NoGeneratorLeft):
-                load.generator_ids.clear()
+                load.lose(answer)
             elif isinstance(answer, BaseException):
                 raise answer
         self._staffed()
 
-    def _lose(self, load: _Load) -> None:
+    def _lose(self, load: _Load, error: NoGeneratorLeft) -> None:
         """Nothing more goes to a shard without generators; raises when it was the last one."""
-        load.generator_ids.clear()
+        load.lose(error)
         self._staffed()
 
     def _staffed(self) -> list[_Load]:
         staffed = [load for load in self._loads if load.generator_ids]
         if not staffed:
-            raise NoGeneratorLeft(f"no generator is left in any of {len(self._loads)} shards; see the generators' logs")
+            raise NoGeneratorLeft(
+                f"no generator is left in any of {len(self._loads)} shards; see the generators' logs",
+                no_room=any(load.no_room for load in self._loads),
+            )
         return staffed
 
     def _least(self) -> _Load:

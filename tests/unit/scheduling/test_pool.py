@@ -5,7 +5,7 @@ import pytest
 
 from tests.fakes import FakeGenerator, make_prompt, make_request
 from v05ray.ports import GeneratorLost, Weights
-from v05ray.scheduling.pool import MAX_ATTEMPTS, GeneratorPool, Life, PoolExhausted
+from v05ray.scheduling.pool import MAX_ATTEMPTS, GeneratorPool, Life, NoGeneratorLeft, PoolExhausted
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
 
@@ -255,11 +255,13 @@ async def test_a_frozen_generator_holds_no_abort_up():
     await asyncio.wait_for(pool.abort("p0"), 2.0)
 
 
-async def test_the_last_failure_is_told_when_none_is_left():
+@pytest.mark.parametrize("no_room", [False, True])
+async def test_the_last_failure_is_told_when_none_is_left(no_room: bool):
     class Refusing(FakeGenerator):
         async def load_weights(self, weights: Weights) -> int:
-            raise GeneratorLost("g: ValueError('bucket 3 does not fit')")
+            raise GeneratorLost("g: ValueError('bucket 3 does not fit')", no_room=no_room)
 
     pool = await started(Refusing(REWARDS, "g", restarts=True))
-    with pytest.raises(PoolExhausted, match=r"bucket 3 does not fit.*see the generators' logs"):
+    with pytest.raises(NoGeneratorLeft, match=r"bucket 3 does not fit.*see the generators' logs") as raised:
         await pool.load_weights(Weights(1, None, 0))
+    assert raised.value.no_room is no_room

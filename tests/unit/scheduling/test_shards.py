@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.config import BudgetConfig, Spec
-from v05ray.ports import BatchRequest, Held, Weights
+from v05ray.ports import BatchRequest, GeneratorLost, Held, Weights
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool, Life, NoGeneratorLeft
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -115,3 +115,17 @@ async def test_what_every_shard_waits_for_is_told_and_a_frozen_shard_is_named_it
     }
     for draw in draws:
         draw.cancel()
+
+
+async def test_it_is_said_of_all_shards_that_one_had_no_room_for_the_weights():
+    class Full(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            raise GeneratorLost("full", no_room=True)
+
+    drawing = await staffed(
+        2, Full({"p": [1.0]}, "full", restarts=True), FakeGenerator({"p": [1.0]}, "lost", lost_after=0)
+    )
+    await drawing.load_weights(Weights(1, [], 0))
+    with pytest.raises(NoGeneratorLeft) as raised:
+        await drawing.draw(make_request(make_prompt("p"), [0]))
+    assert raised.value.no_room
