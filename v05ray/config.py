@@ -172,6 +172,11 @@ class GeneratorsConfig(Section):
 
     @model_validator(mode="after")
     def _parts_have_whole_devices(self) -> "GeneratorsConfig":
+        if self.num_gpus > 1 and self.tensor_parallel == 1:
+            raise ValueError(
+                f"num_gpus is {self.num_gpus:g}, but an engine that is not split runs on one GPU at most; set it to 1 "
+                "and raise count, or tensor_parallel for a larger model"
+            )
         if self.tensor_parallel > 1 and self.num_gpus not in (0, 1):
             raise ValueError(
                 f"num_gpus is {self.num_gpus:g}, for each of {self.tensor_parallel} parts (tensor_parallel): a part has"

@@ -14,6 +14,7 @@ import psutil
 from v05ray import layout
 from v05ray.config import Config
 from v05ray.data.loading import load_splits
+from v05ray.generation.parts import check_parts
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
 from v05ray.rewards.verifiers import check_verifier
@@ -66,7 +67,7 @@ def outside_code(config: Config) -> list[str]:
 
 
 def check_model_folder(config: Config) -> None:
-    """The policy's folder holds a model as safetensors, with a context that is long enough, and no code to be run."""
+    """The policy's folder: safetensors, a context that is long enough, no code to be run, split as asked."""
     path = config.model.path
     settings = path / "config.json"
     if not settings.is_file():
@@ -85,6 +86,7 @@ def check_model_folder(config: Config) -> None:
         raise ConfigError(f"model.path {str(path)!r} holds {found}; save the model as safetensors")
     if not config.model.trust_remote_code:
         _refuse_own_code(path)
+    check_parts(path, config.generators.tensor_parallel)
 
 
 def _refuse_own_code(path: Path) -> None:

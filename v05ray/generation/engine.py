@@ -13,9 +13,7 @@ the new weights: every token of every rollout of one draw comes from the one ver
 import asyncio
 import contextlib
 import itertools
-import json
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import psutil
 
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.generation.parts import check_parts
 from v05ray.registry import ConfigError
 from v05ray.types import DrawRequest, Rollout, Sampling
 from v05ray.weights import Bucket, WeightsError, check_bundle
@@ -90,14 +89,9 @@ class Engine:
         """Starts to load in the background; `ready` waits for it.
 
         `log_file` takes all of vLLM's log; without it, its errors go to stderr. `make_core` replaces vLLM. Raises
-        `ConfigError` when the model folder does not exist, when one part is given more than one GPU, and when the model
-        cannot be split over `generators.tensor_parallel` parts.
+        `ConfigError` when the model folder does not exist, and when the model cannot be split over
+        `generators.tensor_parallel` parts.
         """
-        if generators.num_gpus > 1:
-            raise ConfigError(
-                f"generators.num_gpus is {generators.num_gpus:g}, but a part of an engine runs on one GPU at most;"
-                " set it to 1 and raise generators.count, or generators.tensor_parallel for a larger model"
-            )
         folder = Path(model_path)
         if make_core is None and not (folder / "config.json").is_file():
             raise ConfigError(f"model.path {str(model_path)!r} is not a model folder (no config.json in it)")
@@ -349,28 +343,6 @@ class Engine:
                 future.set_exception(reason)
         self._draws.clear()
         self._live.clear()
-
-
-def check_parts(model_path: Path, tensor_parallel: int) -> None:
-    """Raises `ConfigError` unless the model's attention splits evenly over so many parts.
-
-    Every part has as many attention heads; it has as many key-value heads too, or shares one with as many others.
-    """
-    if tensor_parallel == 1:
-        return
-    if sys.platform != "linux":
-        raise ConfigError(
-            f"generators.tensor_parallel is {tensor_parallel}, but that works on Linux alone; set it to 1"
-        )
-    settings = json.loads((model_path / "config.json").read_text())
-    settings = settings.get("text_config", settings)  # of a model that also sees or hears
-    heads = settings.get("num_attention_heads", 0)
-    shared_heads = settings.get("num_key_value_heads") or heads
-    if heads % tensor_parallel or (shared_heads % tensor_parallel and tensor_parallel % shared_heads):
-        raise ConfigError(
-            f"generators.tensor_parallel is {tensor_parallel}, which does not divide the model's {heads} attention"
-            f" heads ({shared_heads} for keys and values) evenly; set it to a divisor of both, or to 1"
-        )
 
 
 def _memory(process: psutil.Process, *, with_children: bool) -> int:

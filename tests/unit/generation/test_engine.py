@@ -4,7 +4,6 @@ The scripted core makes one token of every live request a step; a request asks f
 """
 
 import asyncio
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.generation.core import Output
-from v05ray.generation.engine import Engine, EngineDead, check_parts
+from v05ray.generation.engine import Engine, EngineDead
 from v05ray.registry import ConfigError
 from v05ray.types import DrawRequest, Sampling
 from v05ray.weights import Bucket, WeightsError, pack
@@ -270,39 +268,6 @@ def test_draws_may_come_from_event_loops_that_come_and_go(engine: Engine):
     for length in (1, 2, 3):
         (rollout,) = asyncio.run(engine.draw(ask("p", length)))
         assert len(rollout.token_ids) == length
-
-
-def test_more_than_one_gpu_is_refused_at_once():
-    model = ModelConfig(path=Path("unused"), max_length=16)
-    with pytest.raises(ConfigError, match=r"num_gpus is 2, .* set it to 1 and raise generators\.count"):
-        Engine("unused", GeneratorsConfig(num_gpus=2), model, generator_id="g0", make_core=ScriptedCore)
-
-
-@pytest.mark.parametrize(
-    ("settings", "parts", "fits"),
-    [
-        ({"num_attention_heads": 8, "num_key_value_heads": 2}, 4, True),  # two parts share a key-value head
-        ({"text_config": {"num_attention_heads": 8}}, 8, True),
-        ({"num_attention_heads": 8, "num_key_value_heads": 2}, 3, False),
-        ({"num_attention_heads": 12, "num_key_value_heads": 4}, 6, False),  # 6 parts cannot share 4 heads evenly
-        ({"num_attention_heads": 9, "num_key_value_heads": 3}, 1, True),
-    ],
-)
-def test_parts_that_do_not_divide_the_models_heads_are_refused(
-    settings: dict[str, object], parts: int, fits: bool, tmp_path: Path
-):
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    if fits:
-        check_parts(tmp_path, parts)
-    else:
-        with pytest.raises(ConfigError, match=rf"tensor_parallel is {parts}, which does not divide .* set it to a div"):
-            check_parts(tmp_path, parts)
-
-
-@pytest.mark.parametrize("num_gpus", [0.5, 2])
-def test_a_part_has_a_whole_gpu_or_none(num_gpus: float):
-    with pytest.raises(ValidationError, match=r"a part has one whole GPU, or on CPU none; set it to 1 or 0"):
-        GeneratorsConfig(tensor_parallel=2, num_gpus=num_gpus)
 
 
 async def test_a_lost_part_ends_an_engine_that_waits(engine: Engine):
