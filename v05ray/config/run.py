@@ -1,0 +1,138 @@
+"""The sections of the run as a whole: what it trains on, how it draws, what it tells, where it runs."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from v05ray.config.section import Fraction, Section, Spec
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    name: str = Field(default="v05", pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the run's folder under `output_dir`, and of the MLflow run."""
+    output_dir: Path = Path("runs")
+    """Where run folders go."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Every random choice of the run derives from it."""
+    num_steps: int = Field(default=30, ge=1)
+    """Optimiser steps."""
+    prompts_per_step: int = Field(default=32, ge=1, le=1_000_000)
+    """Batch size B, in prompts."""
+    checkpoint_every: int = Field(default=10, ge=0)
+    """Steps between checkpoints; 0 means only at the end and on interruption."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Older checkpoints are deleted."""
+    max_restarts: int = Field(default=3, ge=0)
+    """How often in a row the actors are started anew and the newest checkpoint loaded, after a learner rank, the
+    scheduler or a node was lost or stood still; counted from 0 again once a further step is done."""
+    grace_s: float = Field(default=240.0, gt=0)
+    """After SIGTERM everything is saved within this many seconds: the step in progress is finished if it fits, else
+    given up and the last whole one checkpointed. Keep it below what the platform grants before it kills."""
+    silence_s: float = Field(default=60.0, gt=0)
+    """After so many seconds without progress the run says what it waits for."""
+    stall_s: float = Field(default=1800.0, gt=0)
+    """A stage without progress for so many seconds counts as lost: the actors are started anew (`max_restarts`)."""
+
+
+class ModelConfig(Section):
+    """The policy to start from."""
+
+    path: Path
+    """Hugging Face folder (config, safetensors, tokenizer) of the policy to start from."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of generation and of the learner's forward and backward pass; the optimiser keeps float32 masters."""
+    max_length: int = Field(default=512, ge=16)
+    """Longest prompt + response, in tokens."""
+    trust_remote_code: bool = False
+    """Run code that the model folder ships."""
+
+
+class DataConfig(Section):
+    """Prompts and how they are put to the policy."""
+
+    train: Spec
+    """Where prompts come from: `reasoning_gym`, `jsonl`, `parquet`, `huggingface`, with their options."""
+    eval: Spec | None = None
+    """Held-out prompts, disjoint from the training ones; None switches evaluation off."""
+    system_prompt: str | None = None
+    """System message put before each question."""
+    suffix: str = ""
+    """Appended to each question, such as ` Answer with just the number.`"""
+    chat_template: bool = True
+    """Use the tokenizer's chat template; otherwise the question is given as it is."""
+    shuffle: bool = True
+    """Reshuffle the training prompts each epoch, by `run.seed`."""
+    skip_bad_rows: int = Field(default=0, ge=0)
+    """How many unusable rows may be skipped (and counted) before loading fails."""
+
+
+class SamplingConfig(Section):
+    """How training rollouts are drawn."""
+
+    temperature: float = Field(default=1.0, gt=0, le=5)
+    """Of training rollouts and of sampled evaluation."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus mass."""
+    max_tokens: int = Field(default=24, ge=1)
+    """Longest response, in tokens."""
+
+
+class BudgetConfig(Section):
+    """How many rollouts each prompt gets, and when the batch ends."""
+
+    rule: Spec = Spec(name="osla")
+    """How many rollouts a prompt gets: `osla`, `fixed`, ... with the rule's options."""
+    halt_fraction: Fraction = 1 / 16
+    """Nobody is topped up once fewer than this share of the batch is open; 0 switches the halt off."""
+    dispatch_multiple: int = Field(default=1, ge=1)
+    """A top-up is padded to a multiple of this, within n_max."""
+    mode: Literal["async", "rounds"] = "async"
+    """Judge each prompt when its last outstanding rollout is scored, or all together at a barrier (the paper)."""
+    on_halt: Literal["drain", "abort"] = "drain"
+    """What happens to rollouts in flight at the halt. `abort` favours short answers, and is counted."""
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation."""
+
+    num_prompts: int = Field(default=200, ge=1)
+    """Held-out prompts used, taken from the start of `data.eval`."""
+    every: int = Field(default=10, ge=0)
+    """Steps between evaluations; 0 means only at start and end."""
+    samples_per_prompt: int = Field(default=1, ge=0)
+    """k of mean@k, pass@k, maj@k at the training temperature; 0 means greedy alone."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    uri: str | None = None
+    """MLflow tracking URI; None means a SQLite file in the output folder."""
+    experiment: str = "v05ray"
+    """MLflow experiment."""
+    num_sample_rollouts: int = Field(default=8, ge=0)
+    """Rollouts per checkpointed step kept as an artifact to read."""
+
+
+class ClusterConfig(Section):
+    """The Ray cluster to run on."""
+
+    address: str | None = None
+    """Ray cluster to join (`auto`, `host:port`); None starts a private local one."""
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPUs of the private local cluster; None means all of the machine."""
+    object_store_mib: int | None = Field(default=None, ge=128)
+    """Object store of the private local cluster, in MiB; None means room for two versions of the weights."""
+    wait_s: float = Field(default=600.0, ge=0)
+    """How long to wait for resources that an autoscaler may still bring, in seconds."""
+    node_types: bool = False
+    """Also ask for a little of the resource `generator`, `learner` or `value`, of which every node type in `clusters/`
+    offers 1 of its own name: so an autoscaler brings the kind of node that is meant."""
+    colocate: bool = False
+    """Every generator replica shares its device with a learner rank, replica 0 with rank 0 and so on: as many replicas
+    as ranks or fewer, and always as many. Their GPU shares add up to 1 at most, such as 0.4 and 0.6."""
+    temp_dir: Path | None = None
+    """Ray's own files of the private local cluster; None means a short folder under the system's temporary one."""
