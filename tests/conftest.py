@@ -6,6 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A law holds or not, however busy the machine is.
+settings.register_profile("v05ray", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("v05ray")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=25, deadline=None)  # each example writes to the disk and flushes it
+@settings(max_examples=25)  # each example writes to the disk and flushes it
 @given(st.dictionaries(st.text(), JSON, max_size=4))
 def test_any_json_state_comes_back_exactly(tmp_path_factory, state):
     checkpoints = Checkpoints(tmp_path_factory.mktemp("run"), CONFIG)

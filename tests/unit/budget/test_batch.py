@@ -262,7 +262,7 @@ def test_the_mean_does_not_depend_on_the_order_of_arrival() -> None:
     assert single.mean == 0.1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.sampled_from([1, 2, 3, 4]), st.sampled_from([1 / 64, 1 / 256, 1e-3]))
 def test_async_and_rounds_decide_alike_without_halt_and_padding(seed: int, cold_start: int, cost: float) -> None:
     rng = random.Random(seed)
@@ -280,7 +280,7 @@ def test_async_and_rounds_decide_alike_without_halt_and_padding(seed: int, cold_
     assert story("async", random.Random(seed)) == story("rounds", None) == story("async", None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.sampled_from(["async", "rounds"]),
@@ -309,7 +309,7 @@ def test_every_draw_is_accounted_for_and_no_cap_passed(
     assert machine.num_halted == sum(reason == "halted" for reason, _ in sealed.values())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32))
 def test_the_halt_only_ever_takes_away(seed: int) -> None:
     priors, rewards = random_world(random.Random(seed), 40, 16)

@@ -252,7 +252,7 @@ class TestAllot:
         assert allot([[0, 0, 0, 9], [0, 2, 3, 3.5]], 3) == [3, 0]
         assert allot([[0, 0, 0, 9], [0, 2, 3, 3.5]], 2) == [0, 2]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 12))
     def test_concave_worth_is_shared_as_brute_force_would(self, gains: list[list[float]], total: int) -> None:
         worth = [[sum(sorted(g, reverse=True)[:j]) for j in range(4)] for g in gains]

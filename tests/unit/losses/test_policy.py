@@ -112,7 +112,11 @@ def test_law_clipping_never_promises_more_than_the_plain_ratio(
 ) -> None:
     """The surrogate is pessimistic: the clipped loss is never below -A r."""
     loss, _ = clipped_ratio(
-        tensor([log_ratio], dtype=torch.float64), torch.zeros(1), tensor([advantage]), clip_low=low, clip_high=high
+        tensor([log_ratio], dtype=torch.float64),
+        torch.zeros(1),
+        tensor([advantage], dtype=torch.float64),
+        clip_low=low,
+        clip_high=high,
     )
     assert loss.item() >= -advantage * math.exp(log_ratio) - 1e-6
 

@@ -278,7 +278,7 @@ def small_record(tmp_path_factory) -> LedgerReader:
     return asyncio.run(record(tmp_path_factory.mktemp("record"), num_steps=1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_every_replay_conserves_what_it_draws(small_record, data):
     """Law: whatever the changes, each prompt ends in one stop, within n_max, on a prefix of its own record."""

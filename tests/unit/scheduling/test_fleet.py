@@ -160,7 +160,7 @@ async def test_what_a_place_raises_comes_out_of_the_next_tick():
         await s.fleet.tick()
 
 
-@settings(max_examples=40, deadline=None)  # draws and pauses take real time
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.integers(0, 3)), min_size=1, max_size=15))
 def test_whatever_is_asked_for_in_whatever_order_it_ends_with_as_many_and_holds_no_other_place(
     asked: list[tuple[int, bool, int]],

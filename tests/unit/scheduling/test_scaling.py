@@ -3,7 +3,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from v05ray.config import GeneratorsConfig
@@ -115,7 +115,6 @@ def test_a_steady_load_changes_it_at_most_once(count: int, need: float):
     assert need <= 1.2 * seen[-1] + 1e-6 or seen[-1] == 8
 
 
-@settings(deadline=None)  # a thousand seconds each
 @given(
     count=st.integers(1, 8),
     height=st.floats(0.2, 16.0),

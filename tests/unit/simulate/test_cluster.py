@@ -134,7 +134,7 @@ def test_an_impossible_cluster_is_refused() -> None:
             Cluster(**changes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     num_prompts=st.integers(1, 30),

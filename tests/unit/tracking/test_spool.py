@@ -66,7 +66,7 @@ def test_a_lost_note_of_what_was_sent_sends_again(tmp_path):
     assert records(Spool(tmp_path / "q")) == [0, 1, 2]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-1, 3), max_size=30))
 def test_nothing_is_lost_repeated_or_reordered(tmp_path_factory, moves):
     """Law: sent + pending is what was appended, in order. A move is: -1 reopen, 0 append, n acknowledge n."""
