@@ -25,6 +25,8 @@ PROBE_S = 5.0
 """A disk that does not take a few bytes within so many seconds hangs."""
 LEAVE_S = 60.0
 """What is left to do at the end of a run may take so long after a disk has hung."""
+LAST_WORDS_S = 5.0
+"""A process that leaves without its disk takes so long at most to write what it has said to stdout and stderr."""
 NAME = "the disk"
 
 
@@ -119,5 +121,13 @@ class LastResort:
             raise
 
     def _leave(self) -> None:
-        print("v05ray: the end of the run waits for the disk too; leaving without it", file=sys.stderr, flush=True)
+        # Python's own buffers are lost by `os._exit`; and what they are written to may be a file on the disk that hangs.
+        saying = threading.Thread(target=_last_words, daemon=True)
+        saying.start()
+        saying.join(timeout=LAST_WORDS_S)
         os._exit(1)
+
+
+def _last_words() -> None:
+    print("v05ray: the end of the run waits for the disk too; leaving without it", file=sys.stderr, flush=True)
+    sys.stdout.flush()

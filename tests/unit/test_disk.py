@@ -64,11 +64,29 @@ with LastResort(after_s=0.5) as last_resort:
 
 def test_a_process_whose_end_waits_for_the_disk_ends_all_the_same(fifo: Path):
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(fifo)], capture_output=True, text=True, timeout=30)
+    # Its stdout is buffered here, as in a user's shell pipe: what was told must be written before the process leaves.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", SCRIPT, str(fifo)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
     assert time.monotonic() - started < 20
     assert done.returncode == 1
     assert done.stdout == "the disk of /mnt hangs\n"
     assert "the end of the run waits for the disk too" in done.stderr
+
+
+def test_a_process_whose_stderr_hangs_too_ends_all_the_same(fifo: Path):
+    script = SCRIPT.replace(
+        "with LastResort", "import os, v05ray.disk\nv05ray.disk.LAST_WORDS_S = 0.5\nwith LastResort"
+    )
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "wb", buffering=0) as full:
+        os.set_blocking(writing, False)
+        while full.write(b"x" * 4096):  # nobody reads: the next write waits for ever
+            pass
+        os.set_blocking(writing, True)
+        command = [sys.executable, "-c", script, str(fifo)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=full, timeout=30)
+    assert done.returncode == 1
 
 
 def test_a_block_that_is_left_in_time_is_no_concern_of_the_last_resort():
