@@ -121,7 +121,7 @@ class LastResort:
             raise
 
     def _leave(self) -> None:
-        # Python's own buffers are lost by `os._exit`; and what they are written to may be a file on the disk that hangs.
+        # Python's own buffers are lost by `os._exit`; what they are written to may be a file on the disk that hangs.
         saying = threading.Thread(target=_last_words, daemon=True)
         saying.start()
         saying.join(timeout=LAST_WORDS_S)
