@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 CPU_BLOCK_TOKENS = 32
 """Tokens of one block of the KV cache on CPU: what a prompt shares is counted in whole blocks."""
 
+CPU_NORMS = "v05ray"
+"""Name under which `cpu_kernels` offers its norms to vLLM."""
+NORMS = ("rms_norm", "fused_add_rms_norm")
+
 CPU_BATCH_TOKENS = 4096
 """Most tokens of one batch on CPU, where a prompt must fit into one batch."""
 
@@ -84,6 +88,11 @@ class VllmCore:
 
         arguments = _engine_arguments(generators, model)
         _check_build(generators)
+        on_cpu = generators.num_gpus == 0
+        if on_cpu and generators.tensor_parallel == 1:
+            from v05ray.generation import cpu_kernels
+
+            cpu_kernels.register_norms(CPU_NORMS)
         try:
             self._engine = LLMEngine.from_engine_args(EngineArgs(model=str(model_path), **arguments))
         except (ValueError, VLLMValidationError) as error:  # what vLLM will not serve; another try would not help
@@ -98,6 +107,8 @@ class VllmCore:
             executor = cast(Any, self._engine.engine_core).engine_core.model_executor
             executor.register_failure_callback(on_loss)
             self._engine.collective_rpc(partial(_settle, log_file=log_file, owner=os.getpid()))
+        if on_cpu:
+            self._engine.collective_rpc(_use_cpu_kernels)
 
     def add(self, request_id: str, token_ids: Sequence[int], seed: int, sampling: Sampling) -> None:
         """Queues one request; raises `ConfigError` for one that vLLM will not take."""
@@ -231,6 +242,8 @@ def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(CPU_BATCH_TOKENS, model.max_length),
         "kv_cache_memory_bytes": (generators.kv_cache_mib << 20) // generators.tensor_parallel,
+        # A worker process of a split engine looks for them before anything of ours runs in it.
+        **({"ir_op_priority": dict.fromkeys(NORMS, [CPU_NORMS])} if generators.tensor_parallel == 1 else {}),
     }
 
 
@@ -253,6 +266,12 @@ def _sampling_params(seed: int, sampling: Sampling) -> "SamplingParams":
 def _sampled_logprobs(token_ids: Sequence[int], entries: Any) -> tuple[float, ...]:
     """[T] from vLLM's one mapping per position, token id -> log-probability."""
     return tuple(float(entry[token].logprob) for token, entry in zip(token_ids, entries or [], strict=True))
+
+
+def _use_cpu_kernels(worker: Any) -> None:
+    from v05ray.generation import cpu_kernels
+
+    cpu_kernels.use_for(worker)
 
 
 def _reload(worker: Any, buckets: list[Bucket]) -> None:

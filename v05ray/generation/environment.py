@@ -1,6 +1,7 @@
 """Environment variables of a generator's process."""
 
 from v05ray.config import GeneratorsConfig
+from v05ray.config.section import count_threads
 
 
 def environment(generators: GeneratorsConfig) -> dict[str, str]:
@@ -24,10 +25,13 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
         # The parts start anew: this process has threads, and a fork of it could find a lock taken for good.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if generators.num_gpus == 0:
-        threads = str(generators.num_threads)
+        threads = str(count_threads(generators.num_threads))
         variables |= {
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            # Threads that spin as they wait take the cores from those that work: with a busy neighbour, two of them
+            # were measured at a tenth of one thread's speed.
+            "OMP_WAIT_POLICY": "PASSIVE",
             # oneDNN keeps the code it compiles for every shape of a product, and a batch is of another shape at each
             # step: its own limit of 1024 is half a gigabyte.
             "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
