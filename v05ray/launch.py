@@ -19,6 +19,7 @@ from ray._private import ray_constants
 from v05ray import layout, temp_folder
 from v05ray.actors.loss import describe_loss, full_store
 from v05ray.actors.placement import join, node_types, nodes
+from v05ray.actors.probe import measure_generator_node
 from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
@@ -28,6 +29,7 @@ from v05ray.disk import LastResort
 from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
+from v05ray.machine.settle import settle
 from v05ray.memory import PeakMemory
 from v05ray.object_store import shortage
 from v05ray.ports import Roles
@@ -71,11 +73,13 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
             checkpointed can be resumed.
     """
     start = time.monotonic()
+    folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
+    resumed = folder is not None
+    fitted = settle(config, saved=folder.config if folder else None, measure_node=measure_generator_node)
+    config = fitted.config
     prepared = prepare(config)
     if config.cluster.address is None:
         check_resources(config, [local_node(config)])
-    folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
-    resumed = folder is not None
     folder = folder or new_folder(config.run.output_dir, config.run.name)
     with LastResort() as last_resort, held(folder):
         checkpoints = Checkpoints(folder.path, config.model_dump(mode="json"), keep=config.run.keep_checkpoints)
@@ -124,6 +128,7 @@ def _check_resumable(config: Config, folder: RunFolder, checkpoints: Checkpoints
 
 def evaluate_only(config: Config) -> EvalReport:
     """Evaluates `model.path` on the held-out prompts; raises `ConfigError` like `run`."""
+    config = settle(config, measure_node=measure_generator_node).config
     prepared = prepare(config)
     if not prepared.eval:
         raise ConfigError("data.eval names no held-out prompts; give it a source")

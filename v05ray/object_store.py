@@ -24,7 +24,7 @@ def weights_bytes(folder: Path, dtype: str) -> int:
 
     Raises `ConfigError` for a file that is damaged.
     """
-    return sum(_num_elements(path) for path in folder.glob("*.safetensors")) * ITEM_BYTES[dtype]
+    return sum(_num_elements(path) for path in folder.glob("*.safetensors")) * ITEM_BYTES.get(dtype, 4)
 
 
 def _num_elements(path: Path) -> int:

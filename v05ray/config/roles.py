@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from v05ray.config.section import Fraction, Section, Spec
+from v05ray.config.section import Fraction, Section, Spec, Threads
 
 
 class GeneratorsConfig(Section):
@@ -32,8 +32,9 @@ class GeneratorsConfig(Section):
     """GPUs that a replica reserves, for each of its parts; 0 or 1 with `tensor_parallel` > 1."""
     tensor_parallel: int = Field(default=1, ge=1)
     """Devices that one replica's engine is split over, all on one node; it divides the model's attention heads."""
-    num_threads: int = Field(default=1, ge=1)
-    """OpenMP threads of each part of a replica on CPU; more than one on busy cores collapses throughput."""
+    num_threads: Threads = "auto"
+    """OpenMP threads of each part of a replica on CPU. `auto`: on a private cluster all cores that pay, shared by the
+    replicas; on a joined one `num_cpus`."""
     max_num_seqs: int = Field(default=128, ge=1)
     """Sequences the engine runs together."""
     kv_cache_mib: int = Field(default=256, ge=16)
@@ -207,8 +208,9 @@ class LearnerConfig(Section):
     """CPUs a rank reserves."""
     num_gpus: float = Field(default=0, ge=0)
     """GPUs a rank reserves."""
-    num_threads: int = Field(default=1, ge=1)
-    """Torch threads of one rank on CPU."""
+    num_threads: Threads = "auto"
+    """Torch threads of one rank on CPU. `auto`: on a private cluster all cores that pay, shared by the ranks; on a
+    joined one `num_cpus`."""
     zero_stage: Literal[1, 2, 3] = 1
     """DeepSpeed ZeRO stage."""
     learning_rate: float = Field(default=1e-6, ge=0)

@@ -42,8 +42,9 @@ class ModelConfig(Section):
 
     path: Path
     """Hugging Face folder (config, safetensors, tokenizer) of the policy to start from."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of generation and of the learner's forward and backward pass; the optimiser keeps float32 masters."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of generation and of the learner's forward and backward pass; the optimiser keeps float32 masters.
+    `auto`: bfloat16 where the machine computes it, by a measurement at the start, else float32."""
     max_length: int = Field(default=512, ge=16)
     """Longest prompt + response, in tokens."""
     trust_remote_code: bool = False

@@ -1,10 +1,17 @@
 """What every section of the config tree is made of."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Threads = Annotated[int, Field(ge=1)] | Literal["auto"]
+"""A number of threads, or the choice left to the machine (`machine.fit` resolves it before actors start)."""
+
+
+def count_threads(setting: Threads) -> int:
+    """The number; 1 while the choice is still open, as in tests of a single part."""
+    return 1 if setting == "auto" else setting
 
 
 class Section(BaseModel):

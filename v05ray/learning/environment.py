@@ -1,6 +1,7 @@
 """What a rank's process has to find in its environment before torch is imported; so this file imports no torch."""
 
 from v05ray.config import LearnerConfig
+from v05ray.config.section import count_threads
 
 
 def environment(learner: LearnerConfig) -> dict[str, str]:
@@ -17,7 +18,7 @@ def environment(learner: LearnerConfig) -> dict[str, str]:
         variables |= {
             "DS_ACCELERATOR": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": str(learner.num_threads),
+            "OMP_NUM_THREADS": str(count_threads(learner.num_threads)),
             # Threads that spin as they wait take a busy machine's cores: ten times the CPU time was measured for two.
             "OMP_WAIT_POLICY": "PASSIVE",
             "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # of 1024 shapes, whose code grows a rank over hundreds of steps

@@ -24,6 +24,7 @@ import torch.distributed
 from torch import Tensor
 
 from v05ray.config import LearnerConfig, ModelConfig
+from v05ray.config.section import count_threads
 from v05ray.learning.batching import MicroBatch, Row, collate, dummy_micro_batch, has_gradient, plan
 from v05ray.learning.engine import ZeroEngine, join
 from v05ray.learning.policy import DTYPES, arguments, check_folder, load_policy
@@ -84,7 +85,7 @@ class Learner:
     def setup(self, master_addr: str, port: int) -> None:
         """Collective. Joins the gang, loads the model and builds the optimiser."""
         if self._device.type == "cpu":
-            torch.set_num_threads(self._config.num_threads)
+            torch.set_num_threads(count_threads(self._config.num_threads))
         else:
             torch.cuda.set_device(self._device)
         join(self._rank, self._world_size, master_addr, port, self._device, self._config.timeout_s)
