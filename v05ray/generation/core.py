@@ -243,7 +243,7 @@ def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[
         "max_num_batched_tokens": max(CPU_BATCH_TOKENS, model.max_length),
         "kv_cache_memory_bytes": (generators.kv_cache_mib << 20) // generators.tensor_parallel,
         # A worker process of a split engine looks for them before anything of ours runs in it.
-        **({"ir_op_priority": dict.fromkeys(NORMS, [CPU_NORMS])} if generators.tensor_parallel == 1 else {}),
+        **({"ir_op_priority": {name: [CPU_NORMS] for name in NORMS}} if generators.tensor_parallel == 1 else {}),
     }
 
 

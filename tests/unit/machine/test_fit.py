@@ -37,7 +37,8 @@ def test_float32_is_taken_where_bfloat16_is_emulated_and_the_reason_says_so() ->
 def test_an_emulated_dtype_that_was_asked_for_is_obeyed_with_a_warning_that_names_the_ratio() -> None:
     fitted = fit(config(model={"path": "m", "dtype": "bfloat16"}), AVX2)
     assert fitted.config.model.dtype == "bfloat16"
-    assert "0.15" in fitted.warning and "set model.dtype: float32, or auto" in fitted.warning
+    assert "0.15" in fitted.warning
+    assert "set model.dtype: float32, or auto" in fitted.warning
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
