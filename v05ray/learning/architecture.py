@@ -1,7 +1,8 @@
 """What the learner has to know about an architecture: its attention, its window, its randomness in training.
 
-Everything is read from the transformers config; nothing is a list of model names. `checks.py` compares the result with
-transformers' own logits, so that a config that says more than is understood here is refused.
+Everything is read from the transformers config (the language model's part of it, where it also has others); nothing is
+a list of model names. `checks.py` compares the result with transformers' own logits, so that a config that says more
+than is understood here is refused.
 """
 
 from collections.abc import Mapping
@@ -64,10 +65,11 @@ def hold_still(model: nn.Module, *, checkpointing: bool) -> None:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     model.train(False)
-    settings: Any = model.config
-    for name, value in vars(settings).items():
-        if "drop" in name and isinstance(value, float):  # some layers ask the config, whatever they are in
-            setattr(settings, name, 0.0)
+    whole: Any = model.config
+    for settings in (whole, whole.get_text_config()):
+        for name, value in vars(settings).items():
+            if "drop" in name and isinstance(value, float):  # some layers ask the config, whatever they are in
+                setattr(settings, name, 0.0)
     for module in model.modules():
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):

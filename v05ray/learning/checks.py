@@ -124,7 +124,7 @@ def _build(settings: Any, config: ModelConfig) -> Any:
         return AutoModelForCausalLM.from_config(
             settings,
             dtype=torch.float32,
-            attn_implementation=architecture.attention_implementation(settings),
+            attn_implementation=architecture.attention_implementation(settings.get_text_config()),
             trust_remote_code=config.trust_remote_code,
         )
     except ValueError as error:  # no causal language model, or no attention that the learner can use
@@ -134,7 +134,7 @@ def _build(settings: Any, config: ModelConfig) -> Any:
 def _small_model(settings: Any, config: ModelConfig) -> Any:
     """A random model of the settings' structure and of small sizes; raises `_NOT_MADE_SMALL` where there is none."""
     settings = copy.deepcopy(settings)
-    make_small(settings)
+    make_small(settings.get_text_config())
     with torch.device("meta"):
         if sum(parameter.numel() for parameter in _build(settings, config).parameters()) > MAX_PARAMETERS:
             raise _TooLarge

@@ -26,7 +26,8 @@ class Policy(nn.Module):
     ) -> None:
         """Takes the model over: its projection, and with `cpu_kernels` its attention and norms, are replaced."""
         super().__init__()
-        model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), LogitsForm.of(model.config)))
+        self._settings = model.config.get_text_config()
+        model.set_output_embeddings(LogprobHead(model.get_output_embeddings(), LogitsForm.of(self._settings)))
         if cpu_kernels:
             kernels.use_for(model)
         if checkpointing:
@@ -68,8 +69,8 @@ class Policy(nn.Module):
             return kernels.additive_mask(mask_B1LL, length, self.model.dtype)
         if mask_B1LL is None:
             return None
-        masks = architecture.tree_masks(self.model.config, mask_B1LL, depth_BL)
-        if architecture.attention_implementation(self.model.config) != "eager":
+        masks = architecture.tree_masks(self._settings, mask_B1LL, depth_BL)
+        if architecture.attention_implementation(self._settings) != "eager":
             return masks
         if isinstance(masks, Tensor):
             return architecture.additive(masks, self.model.dtype)
@@ -113,7 +114,7 @@ def load_policy(
         model = AutoModelForCausalLM.from_pretrained(
             config.path,
             dtype=DTYPES[config.dtype],
-            attn_implementation=architecture.attention_implementation(settings),
+            attn_implementation=architecture.attention_implementation(settings.get_text_config()),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
         )

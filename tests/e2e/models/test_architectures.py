@@ -1,7 +1,7 @@
 """Each row of docs/models.md: the engine samples with exactly the log-probabilities that the learner computes.
 
 In float32, at the weights of the folder and again after other weights took the way from the learner to the engine, with
-shared prefixes and without; and what a run exports is read back.
+shared prefixes and without; and what a run exports is what was sent.
 """
 
 import os
@@ -16,6 +16,7 @@ GENERATORS = GeneratorsConfig(max_num_seqs=16, kv_cache_mib=64)
 os.environ.update(environment(GENERATORS))  # before anything here imports torch
 
 import torch  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from tests.e2e.models.architectures import ROWS, save  # noqa: E402
@@ -81,15 +82,40 @@ async def test_learner_and_engine_agree_before_and_after_an_update(name: str, tm
         engine.close()
 
     write_model(tmp_path / "exported", policy.model, model, {n: t.contiguous().clone() for n, t in sent})
-    assert checkpoint_shapes(tmp_path / "exported").keys() <= shapes.keys()
-    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
-    trained = {name: parameter for name, parameter in policy.model.named_parameters()}
-    for parameter_name, parameter in exported.named_parameters():
-        torch.testing.assert_close(parameter, trained[parameter_name], atol=0, rtol=0)
+    exported = load_file(tmp_path / "exported" / "model.safetensors")
+    assert exported.keys() == dict(sent).keys()
+    for key, tensor in sent:
+        assert torch.equal(exported[key], tensor), key
     assert AutoTokenizer.from_pretrained(tmp_path / "exported").encode("1+1") == [21, 15, 21]
+
+
+async def test_the_shards_of_the_index_are_served_and_a_consolidated_file_beside_them_is_not(tmp_path: Path):
+    """As Mistral releases its models: the second file holds the same weights under names of another format."""
+    whole, folder = save("mixtral", tmp_path / "whole"), tmp_path / "sharded"
+    stored = AutoModelForCausalLM.from_pretrained(whole)
+    stored.save_pretrained(folder, max_shard_size="100KB")
+    AutoTokenizer.from_pretrained(whole).save_pretrained(folder)
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    save_file({"layers.0.attention.wq.weight": torch.ones(4, 4)}, folder / "consolidated.safetensors", {"format": "pt"})
+    model = ModelConfig.model_validate({"path": folder, "dtype": "float32", "max_length": 160})
+    policy = load_policy(model, TEMPERATURE, torch.device("cpu"), share_prefix=True, checkpointing=False)
+    assert checkpoint_shapes(folder) == checkpoint_shapes(whole)
+    names = FolderNames(policy.model, checkpoint_shapes(folder))
+    engine = Engine(folder, GENERATORS, model, generator_id="g", log_file=tmp_path / "vllm.log")
+    try:
+        await engine.ready()
+        sent = [one for group in names.groups() for one in names.of([(n, p.detach()) for n, p in group])]
+        for version in (0, 1):
+            if version:
+                await engine.load_weights(version, list(pack(sent, version=version)))
+            drawn = await engine.draw(DrawRequest("p", PROMPT, (0, 1), (1, 2), Sampling(TEMPERATURE, 1.0, 24)))
+            assert worst(policy, drawn, share_prefix=True) <= NATS
+    finally:
+        engine.close()
 
 
 def test_the_table_names_every_row_and_no_other():
     lines = (ROOT / "docs" / "models.md").read_text().splitlines()
-    rows = [line.split("|")[1].strip(" `") for line in lines if line.startswith("| `")]
+    start = lines.index("| `model_type` | what it has that a plain Llama has not |") + 2
+    rows = [line.split("|")[1].strip(" `") for line in lines[start : lines.index("", start)]]
     assert rows == list(ROWS)
