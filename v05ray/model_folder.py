@@ -15,8 +15,19 @@ from typing import Any
 from v05ray.registry import ConfigError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-JSON_FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "tokenizer.json", INDEX)
+JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    INDEX,
+)
 """Files that transformers or vLLM parse, where they exist."""
+_UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError, ImportError)
+"""What transformers raises for tokenizer files that miss something."""
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
@@ -152,6 +163,23 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
 def is_derived(name: str) -> bool:
     """Whether a stored tensor is a buffer that follows from the config: it is neither trained nor sent."""
     return _DERIVED.search(name) is not None
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
+    """transformers' tokenizer of the folder alone; raises ConfigError where its files make none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # The tokenizers library raises Exception itself, for any file that it cannot make sense of.
+        if type(error) is not Exception and not isinstance(error, _UNREADABLE):
+            raise
+        text = " ".join(str(error).split())
+        raise ConfigError(
+            f"model.path: transformers cannot load the tokenizer of {str(folder)!r} ({type(error).__name__}: {text}); "
+            "copy the model again"
+        ) from error
 
 
 def check_token_ids(prompts: Iterable[tuple[str, tuple[int, ...]]], vocab_size: int | None) -> None:

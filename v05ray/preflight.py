@@ -9,11 +9,10 @@ from typing import Any
 
 import psutil
 
-from v05ray import layout
+from v05ray import layout, model_folder
 from v05ray.config import Config
 from v05ray.data.loading import load_splits
 from v05ray.model_checks import check_model_folder
-from v05ray.model_folder import check_token_ids, read_settings, vocabulary_size
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
 from v05ray.rewards.verifiers import check_verifier
@@ -47,9 +46,9 @@ def prepare(config: Config) -> Prepared:
         seed=config.run.seed,
         num_eval=config.evaluation.num_prompts,
     )
-    check_token_ids(
+    model_folder.check_token_ids(
         ((prompt.prompt_id, prompt.token_ids) for prompt in (*splits.train, *splits.eval)),
-        vocabulary_size(read_settings(config.model.path)),
+        model_folder.vocabulary_size(model_folder.read_settings(config.model.path)),
     )
     if len(splits.train) < config.run.prompts_per_step:
         raise ConfigError(
@@ -71,13 +70,7 @@ def outside_code(config: Config) -> list[str]:
 
 def load_tokenizer(config: Config) -> Any:
     """The policy's tokenizer, from its folder alone; raises `ConfigError` where that holds none."""
-    from transformers import AutoTokenizer
-
-    path = config.model.path
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model.path: transformers cannot load the tokenizer of {str(path)!r}: {error}") from error
+    return model_folder.load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
 
 
 def count_gpus() -> int:

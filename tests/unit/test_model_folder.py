@@ -1,6 +1,7 @@
 """What is wrong with a model folder is said of the file it is in, before anything is loaded."""
 
 import json
+import shutil
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from v05ray.model_folder import (
     checkpoint_shapes,
     context_length,
     is_derived,
+    load_tokenizer,
     vocabulary_size,
     weight_files,
 )
@@ -72,6 +74,7 @@ def test_one_whole_file_needs_no_index(tmp_path: Path):
         "tokenizer_config.json",
         "generation_config.json",
         "tokenizer.json",
+        "vocab.json",
         "model.safetensors.index.json",
     ],
 )
@@ -151,3 +154,15 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused_where_it_mat
     check_token_ids([("p0", (1, 128))], None)
     with pytest.raises(ConfigError, match=r"prompt 'p0' has token id 128, the model's embedding has 128 rows"):
         check_token_ids([("p0", (1, 128))], 128)
+
+
+@pytest.mark.parametrize("damage", [{"added_tokens": 7}, {"model": {"type": "unheard-of"}}])
+def test_a_tokenizer_that_says_nothing_usable_is_named(
+    random_tiny_model: Path, tmp_path: Path, damage: dict[str, object]
+):
+    folder = tmp_path / "model"
+    shutil.copytree(random_tiny_model, folder)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(whole | damage))
+    with pytest.raises(ConfigError, match=r"cannot load the tokenizer of .*; copy the model again$"):
+        load_tokenizer(folder, trust_remote_code=False)

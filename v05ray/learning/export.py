@@ -10,6 +10,7 @@ from torch import Tensor
 
 from v05ray.config import ModelConfig
 from v05ray.durable import permit_by_umask
+from v05ray.model_folder import load_tokenizer
 from v05ray.registry import ConfigError
 
 MAX_SHARD = "5GB"
@@ -33,7 +34,7 @@ def check_export(model: Any, config: ModelConfig) -> None:
 
 def write_settings(folder: Path, model: Any, config: ModelConfig) -> None:
     """Config, generation config, tokenizer, and code of the model's own where that was allowed."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     # Read again: the live one has its dropout switched off, which is of the learner and not of the model.
     settings: Any = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
@@ -47,7 +48,7 @@ def write_settings(folder: Path, model: Any, config: ModelConfig) -> None:
     if generation.is_file():
         # As it is: transformers would refuse to write a temperature beside no do_sample, which many releases have.
         shutil.copyfile(generation, folder / generation.name)
-    AutoTokenizer.from_pretrained(config.path, trust_remote_code=config.trust_remote_code).save_pretrained(folder)
+    load_tokenizer(config.path, trust_remote_code=config.trust_remote_code).save_pretrained(folder)
 
 
 def write_model(folder: Path, model: Any, config: ModelConfig, state: Mapping[str, Tensor]) -> None:

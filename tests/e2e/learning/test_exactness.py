@@ -142,6 +142,8 @@ def test_what_could_not_be_exported_is_found_at_the_start(
     folder.mkdir()
     for file in tied_folder.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
-    with pytest.raises(ConfigError, match=r"a trained Qwen3ForCausalLM could not be exported \("):
-        make_learner(folder, **OPTIONS)
+    whole = json.loads((folder / "tokenizer.json").read_text())
+    for damaged in ({"version": "1.0"}, whole | {"model": {"type": "unheard-of"}}, whole | {"added_tokens": 7}):
+        (folder / "tokenizer.json").write_text(json.dumps(damaged))
+        with pytest.raises(ConfigError, match=r"could not be exported \(.*cannot load the tokenizer of"):
+            make_learner(folder, **OPTIONS)
