@@ -229,7 +229,15 @@ class FakeLearner:
     """Accumulated since the last step."""
     accumulated: list[tuple[TrainSample, ...]] = field(default_factory=list)
     """The argument of every `accumulate`, in order."""
+    disagreement: Callable[[int, bool], float] = lambda position, share_prefix: 0.0
+    """By how much `logprobs` is off at a position of a response, with and without shared prefixes."""
     given: Outstanding = field(default_factory=Outstanding)
+
+    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+        """What the samples carry, and the scripted disagreement."""
+        with self.given("learner rank 0", "logprobs"):
+            await asyncio.sleep(self.latency)
+        return [[p + self.disagreement(i, share_prefix) for i, p in enumerate(s.logprobs)] for s in samples]
 
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
         """Keeps the samples."""

@@ -1,6 +1,6 @@
 """The training loop. Written against ports: it runs unchanged on Ray actors and on in-process fakes.
 
-evaluation of the policy it starts from
+learner and engine compared; evaluation of the policy it starts from
 step after step (`step.py`); metrics --> tracker
 evaluation and checkpoint when due
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from v05ray.agreement import check_agreement
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
@@ -46,6 +47,7 @@ class Trainer:
     ) -> None:
         """`samples` is the folder that gets some rollouts of every checkpointed step, to read."""
         self._config, self._roles = config, roles
+        self._prompts = stream.prompts
         self._eval_prompts, self._samples = tuple(eval_prompts), samples
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
@@ -87,6 +89,8 @@ class Trainer:
     async def begin(self) -> None:
         """A run without a checkpoint to go on from: what an earlier try has recorded is set aside."""
         await self._truncate_ledger()
+        await self._steps.publish()  # also tries the way that every later version takes
+        await self._check_agreement()
 
     async def resume(self, folder: Path) -> None:
         """Continues from a checkpoint: afterwards everything is as it was when that checkpoint was written."""
@@ -99,6 +103,16 @@ class Trainer:
             await self._roles.learners.load(saved.learner_folder)
         await self._truncate_ledger()
         await self._steps.publish()
+        await self._check_agreement()
+
+    async def _check_agreement(self) -> None:
+        """Before anything is trained: raises `Disagreement` where learner and engine compute different policies."""
+        step, roles = self.state.step, self._roles
+        asked = {"the scheduler": roles.scheduler, "the learners": roles.learners}
+        async with self._watchdog.stage("agreement", step, asked):
+            found = await check_agreement(self._config, self._prompts, roles.scheduler.draw, roles.learners)
+        roles.tracker.log_metrics(found.metrics(), step)
+        self._progress.note(f"learner and engine agree: {found}")
 
     async def _truncate_ledger(self) -> None:
         folder = self._ledger.folder

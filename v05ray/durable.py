@@ -76,3 +76,15 @@ def sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def permit_by_umask(folder: Path) -> None:
+    """Gives all files under `folder` the permissions that a new file gets here.
+
+    Libraries that write to a temporary file and rename it leave 0600, which other users cannot read.
+    """
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0o666 & ~umask)

@@ -169,6 +169,10 @@ class LearnerGroup(Protocol):
         """Forward and backward; gradients add up until `step`."""
         ...
 
+    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+        """[T] log-probabilities of each sample's response tokens under the current weights; changes nothing."""
+        ...
+
     async def step(self) -> dict[str, float]:
         """One optimiser step over everything accumulated; returns the `actor/...` metrics."""
         ...

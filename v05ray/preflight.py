@@ -1,20 +1,18 @@
 """Everything a run can be refused for before anything heavy starts: prompts, model folder, verifier, resources."""
 
-import json
 import logging
 import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-from v05ray import layout
+from v05ray import layout, model_folder
 from v05ray.config import Config
 from v05ray.data.loading import load_splits
-from v05ray.generation.parts import check_parts
+from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
 from v05ray.rewards.verifiers import check_verifier
@@ -48,6 +46,10 @@ def prepare(config: Config) -> Prepared:
         seed=config.run.seed,
         num_eval=config.evaluation.num_prompts,
     )
+    model_folder.check_token_ids(
+        ((prompt.prompt_id, prompt.token_ids) for prompt in (*splits.train, *splits.eval)),
+        model_folder.vocabulary_size(model_folder.read_settings(config.model.path)),
+    )
     if len(splits.train) < config.run.prompts_per_step:
         raise ConfigError(
             f"data.train gives {len(splits.train)} prompts, fewer than run.prompts_per_step "
@@ -66,69 +68,9 @@ def outside_code(config: Config) -> list[str]:
     return named
 
 
-def check_model_folder(config: Config) -> None:
-    """The policy's folder: safetensors, a context that is long enough, no code to be run, split as asked."""
-    path = config.model.path
-    settings = path / "config.json"
-    if not settings.is_file():
-        raise ConfigError(
-            f"model.path {str(path)!r} is not a Hugging Face model folder (no config.json); "
-            "`python -m v05ray.models smollm2 DIR` and `... tiny DIR` make small ones"
-        )
-    context = json.loads(settings.read_text()).get("max_position_embeddings")
-    if context is not None and config.model.max_length > context:
-        raise ConfigError(
-            f"model.max_length {config.model.max_length} exceeds the model's context of {context} tokens; lower it"
-        )
-    if not any(path.glob("*.safetensors")):
-        pickled = sorted(file.name for end in ("bin", "pt", "pth", "ckpt") for file in path.glob(f"*.{end}"))
-        found = f"{', '.join(pickled)}: pickles, which can run code and are not read" if pickled else "no weights"
-        raise ConfigError(f"model.path {str(path)!r} holds {found}; save the model as safetensors")
-    if not config.model.trust_remote_code:
-        _refuse_own_code(path)
-    check_parts(path, config.generators.tensor_parallel)
-
-
-def _refuse_own_code(path: Path) -> None:
-    """Raises `ConfigError` where the model or its tokenizer is known to code in its folder alone.
-
-    Nothing of that code is imported to find out. Some folders still ship code of classes that transformers has by now:
-    theirs is neither needed nor run.
-    """
-    config, tokenizer = _read_object(path / "config.json"), _read_object(path / "tokenizer_config.json")
-    own = {**(config.get("auto_map") or {}), **(tokenizer.get("auto_map") or {})}
-    if not own:
-        return
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    kind, name = config.get("model_type"), tokenizer.get("tokenizer_class")
-    known = {
-        "AutoConfig": kind in transformers.CONFIG_MAPPING,
-        "AutoModelForCausalLM": kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        # Asked for a class that it does not have, transformers would take another one and say nothing.
-        "AutoTokenizer": name is None or hasattr(transformers, name),
-    }
-    if needed := [f"{auto} ({own[auto]})" for auto in known if auto in own and not known[auto]]:
-        raise ConfigError(
-            f"model.path {str(path)!r} needs code that it ships for {', '.join(needed)}, which is not run; take a "
-            "model that transformers itself knows, or read the code and allow it with model.trust_remote_code=true"
-        )
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def load_tokenizer(config: Config) -> Any:
     """The policy's tokenizer, from its folder alone; raises `ConfigError` where that holds none."""
-    from transformers import AutoTokenizer
-
-    path = config.model.path
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=config.model.trust_remote_code)
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"model.path: transformers cannot load the tokenizer of {str(path)!r}: {error}") from error
+    return model_folder.load_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
 
 
 def count_gpus() -> int:

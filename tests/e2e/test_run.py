@@ -63,6 +63,28 @@ def test_the_tiny_run_learns(whole_run: tuple[Path, str]):
     assert np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.2
 
 
+def test_learner_and_engine_are_compared_before_it_trains(whole_run: tuple[Path, str]):
+    _, printed = whole_run
+    said = re.search(r"learner and engine agree: (\S+) nats a token on average \(largest \S+, (\d+) tokens\)", printed)
+    assert said is not None
+    assert float(said[1]) < 0.1  # the bound in bfloat16; the job's dtype goes by the machine
+    assert int(said[2]) >= 16
+    assert printed.index(said[0]) < printed.index("evaluation after step 0") < printed.index("step 1/")
+
+
+def test_a_run_whose_parts_disagree_stops_before_it_trains(random_tiny_model: Path, tmp_path: Path):
+    # No machine rounds to this: what differs is real, and above the bound that was given.
+    done = subprocess.run(
+        command(random_tiny_model, tmp_path, "model.agreement_nats=1e-12"), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert "learner and engine disagree at policy version 0: " in last, done.stderr
+    assert "where 1e-12 is the bound" in last
+    assert "Traceback" not in done.stderr
+    assert "step 1/" not in done.stdout + done.stderr
+
+
 def test_its_ledger_is_whole_and_its_budgets_differ_by_prompt(whole_run: tuple[Path, str]):
     ledger = LedgerReader(whole_run[0] / "ledger")
     assert ledger.check_conservation().ok

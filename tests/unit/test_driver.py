@@ -58,7 +58,7 @@ class SilentProgress:
 
 def config_of(**changes: dict) -> Config:
     written: dict = {
-        "model": {"path": "m"},
+        "model": {"path": "m", "dtype": "float32"},
         "data": {"train": "jsonl"},
         "run": {"num_steps": 4, "prompts_per_step": 4, "checkpoint_every": 2},
         "evaluation": {"every": 2, "samples_per_prompt": 2},

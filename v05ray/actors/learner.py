@@ -53,6 +53,10 @@ class LearnerActor:
         """Forward and backward on this rank's share."""
         self._learner.accumulate(samples)
 
+    def logprobs(self, samples: Sequence[TrainSample], share_prefix: bool) -> dict[int, list[float]]:
+        """Log-probabilities of this rank's share."""
+        return self._learner.logprobs(samples, share_prefix=share_prefix)
+
     def step(self) -> dict[str, float]:
         """One optimiser step."""
         return self._learner.step()
@@ -103,6 +107,12 @@ class RayLearnerGroup:
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
         """Forward and backward; every rank takes its own share of the samples."""
         await self._all("accumulate", ray.put(list(samples)))
+
+    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+        """Of every sample, in order, put together from the ranks' shares."""
+        shares = await self._all("logprobs", ray.put(list(samples)), share_prefix)
+        found = {index: logprobs for share in shares for index, logprobs in share.items()}
+        return [found[index] for index in range(len(samples))]
 
     async def step(self) -> dict[str, float]:
         """One optimiser step; rank 0's metrics, which are those of all."""

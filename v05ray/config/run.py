@@ -49,6 +49,9 @@ class ModelConfig(Section):
     """Longest prompt + response, in tokens."""
     trust_remote_code: bool = False
     """Run code that the model folder ships."""
+    agreement_nats: float | None = Field(default=None, gt=0)
+    """Before a run trains, learner and engine compute the log-probabilities of a few rollouts; where they differ by
+    more than this, in nats a token on average, the run stops. None: .001 in float32, .1 in bfloat16."""
 
 
 class DataConfig(Section):

@@ -35,6 +35,11 @@ class PromptStream:
         self._order = self._make_order()
 
     @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All of them, in the order given."""
+        return self._prompts
+
+    @property
     def epoch(self) -> int:
         """Whole passes over the prompts so far."""
         return self._epoch

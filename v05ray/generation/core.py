@@ -2,6 +2,7 @@
 
 What is not obvious about vLLM, each found by a test that failed without it:
 - On CPU, tied embeddings go stale: a reload leaves the packed output projection old (log-probs off by 0.4 to 1.2).
+- On CPU, experts of a mixture are packed at the start, and a reload leaves them unpacked (log-probs off by 2 to 4).
 - On CPU, a per-request seed with chunked prefill ends the engine; so prefill is not chunked there.
 - Only `processed_logprobs` are those of the distribution that was sampled (temperature and top-p included).
 - The prefix cache is not emptied, silently, while requests run; so a reload demands that none does.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.generation.sharing import SharedBundle, mapped, shared
+from v05ray.model_folder import checkpoint_shapes, is_derived
 from v05ray.registry import ConfigError
 from v05ray.types import FinishReason, Sampling
 from v05ray.weights import Bucket, check_names, unpack
@@ -144,7 +146,7 @@ class VllmCore:
         """Raises `WeightsError` unless the bundle's tensors are the model's own, by name and shape."""
         # A projection tied to the embedding is stored by some and not by others; old models store a derived buffer.
         optional = ["lm_head.weight"] if self._tied else []
-        optional += [name for name in self._shapes if name.endswith("rotary_emb.inv_freq")]
+        optional += [name for name in self._shapes if is_derived(name)]
         check_names(buckets, self._shapes, optional=optional)
 
     def load(self, buckets: Iterable[Bucket]) -> None:
@@ -191,19 +193,6 @@ class VllmCore:
         )
 
 
-def checkpoint_shapes(model_path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a model folder's safetensors files, from their headers alone."""
-    from safetensors import safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(Path(model_path).glob("*.safetensors")):
-        with safe_open(file, framework="numpy") as tensors:
-            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    if not shapes:
-        raise ConfigError(f"{model_path} holds no *.safetensors; save the model in that format")
-    return shapes
-
-
 def _check_build(generators: GeneratorsConfig) -> None:
     """vLLM is built for one kind of device, and says so only in passing."""
     from vllm.platforms import current_platform
@@ -225,6 +214,10 @@ def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[
         "max_model_len": model.max_length,
         "max_num_seqs": generators.max_num_seqs,
         "trust_remote_code": model.trust_remote_code,
+        # By themselves these look for Mistral's own files, and would take them instead of the folder's.
+        "config_format": "hf",
+        "load_format": "safetensors",
+        "tokenizer_mode": "hf",
         "logprobs_mode": "processed_logprobs",
         # Between two steps nothing is in flight: that is what makes it safe to change the weights there.
         "async_scheduling": False,
@@ -282,6 +275,11 @@ def _reload(worker: Any, buckets: list[Bucket]) -> None:
     if worker.device.type == "cpu" and method is not None:
         # A tied projection was packed for the CPU's kernels at the start; the reload does not pack it again.
         method.process_weights_after_loading(projection)
+    if worker.device.type == "cpu":
+        for module in worker.model_runner.get_model().modules():
+            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+            if kernel is not None:
+                kernel.fused_experts.process_weights_after_loading(module)
 
 
 def _reload_part(worker: Any, bundle: SharedBundle) -> None:

@@ -1,9 +1,9 @@
 """Over how many parts a model can be split."""
 
-import json
 import sys
 from pathlib import Path
 
+from v05ray.model_folder import read_object
 from v05ray.registry import ConfigError
 
 
@@ -18,7 +18,7 @@ def check_parts(model_path: Path, tensor_parallel: int) -> None:
         raise ConfigError(
             f"generators.tensor_parallel is {tensor_parallel}, but that works on Linux alone; set it to 1"
         )
-    settings = json.loads((model_path / "config.json").read_text())
+    settings = read_object(model_path / "config.json")
     settings = settings.get("text_config", settings)  # of a model that also sees or hears
     heads = settings.get("num_attention_heads", 0)
     shared_heads = settings.get("num_key_value_heads") or heads

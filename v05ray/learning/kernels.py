@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from v05ray.learning.architecture import attention_window
+
 ATTENTION = "v05ray"
 """Name under which the attention is known to transformers."""
 MAX_DENSE_LENGTH = 512
@@ -97,12 +99,6 @@ class RmsNorm(nn.Module):
 
 _MODEL_TYPES = {"llama": "LlamaRMSNorm", "qwen2": "Qwen2RMSNorm", "qwen3": "Qwen3RMSNorm"}
 """Architectures known to use plain softmax attention and w x / rms(x), with the name of their norm."""
-
-
-def attention_window(settings: Any) -> int | None:
-    """How far back the model's layers attend, in tokens; None without limit. `settings` is its transformers config."""
-    window = getattr(settings, "sliding_window", None)
-    return window if window and "sliding_attention" in (getattr(settings, "layer_types", None) or ()) else None
 
 
 def suit(model: nn.Module) -> bool:

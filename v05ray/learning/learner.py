@@ -27,11 +27,14 @@ from v05ray.config import LearnerConfig, ModelConfig
 from v05ray.config.section import count_threads
 from v05ray.learning.batching import MicroBatch, Row, collate, dummy_micro_batch, has_gradient, plan
 from v05ray.learning.engine import ZeroEngine, join
+from v05ray.learning.export import check_export, write_model
+from v05ray.learning.names import FolderNames
 from v05ray.learning.policy import DTYPES, arguments, check_folder, load_policy
 from v05ray.learning.reference import Reference
 from v05ray.losses.aggregation import BatchSize, normaliser
 from v05ray.losses.kl import kl_penalty
 from v05ray.losses.policy import policy_loss
+from v05ray.model_folder import checkpoint_shapes
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.types import TrainSample
@@ -100,6 +103,10 @@ class Learner:
             share_prefix=self._config.share_prefix,
             checkpointing=self._config.gradient_checkpointing,
         )
+        self._names = FolderNames(self._policy.model, checkpoint_shapes(self._model.path))
+        self._names.check()
+        if self._rank == 0:
+            check_export(self._policy.model, self._model)
         self._engine = ZeroEngine(self._policy, self._config, DTYPES[self._model.dtype], self._world_size)
         self._reference = (
             Reference(self._model, self._config, self._temperature, self._device) if self._penalises else None
@@ -175,6 +182,27 @@ class Learner:
             )
             self._sums += torch.stack([*(value.double() for value in sums), self._sums.new_tensor(len(logp_N))])
 
+    @torch.no_grad()
+    def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> dict[int, list[float]]:
+        """Collective, and with the same samples on every rank. Changes nothing.
+
+        This rank's share: index of the sample -> [T] log-probability of each response token, at the sampling
+        temperature. `share_prefix` as in the config, or not.
+        """
+        index = {id(sample): i for i, sample in enumerate(samples)}
+        budget = self._config.micro_batch_tokens
+        shares = plan(samples, self._world_size, budget, share_prefix=share_prefix, compute_all=True)
+        mine = shares[self._rank]
+        found: dict[int, list[float]] = {}
+        for position in range(max(len(share) for share in shares)):
+            rows = mine[position] if position < len(mine) else []
+            batch = (self._collate(rows) if rows else dummy_micro_batch()).to(self._device)
+            logp_N, _ = self._engine(*arguments(batch))
+            in_order = [sample for row in rows for sample in row.samples]
+            pieces = logp_N.cpu().split([len(sample.response_ids) for sample in in_order]) if rows else ()
+            found |= {index[id(s)]: piece.tolist() for s, piece in zip(in_order, pieces, strict=True)}
+        return found
+
     def step(self) -> dict[str, float]:
         """Collective. One update over everything accumulated since the last; returns its metrics.
 
@@ -239,32 +267,24 @@ class Learner:
         the live parameter itself: read or copy it before the next step, never write to it.
         """
         dtype = DTYPES[self._model.dtype]
-        named = list(self._policy.model.named_parameters())
-        while named:
+        groups = list(self._names.groups())
+        while groups:
             bucket, size = [], 0
-            while named and (not bucket or size + _num_elements(named[0][1]) <= GATHER_ELEMENTS):
-                size += _num_elements(named[0][1])
-                bucket.append(named.pop(0))
-            with self._engine.gathered(parameter for _, parameter in bucket):
+            while groups and (not bucket or size + _num_elements(groups[0]) <= GATHER_ELEMENTS):
+                size += _num_elements(groups[0])
+                bucket.append(groups.pop(0))
+            with self._engine.gathered(parameter for group in bucket for _, parameter in group):
                 if self._rank == 0:
-                    for name, parameter in bucket:
-                        yield name, parameter.detach().to("cpu", dtype)
+                    for group in bucket:
+                        whole = [(name, parameter.detach().to("cpu", dtype)) for name, parameter in group]
+                        yield from self._names.of(whole)
 
     def export_hf(self, folder: Path) -> None:
         """Collective. Writes the policy as a Hugging Face folder: config, safetensors, tokenizer."""
         # Under ZeRO-3 a gathered parameter is only whole inside the iteration, so each one is copied.
-        state = {name: tensor.clone() for name, tensor in self.export_weights()}
-        if self._rank > 0:
-            return
-        from transformers import AutoTokenizer
-
-        model = self._policy.model
-        if getattr(model.config, "tie_word_embeddings", False):
-            state.pop("lm_head.weight", None)
-        model.config.dtype = self._model.dtype
-        model.save_pretrained(folder, state_dict=state)
-        tokenizer = AutoTokenizer.from_pretrained(self._model.path, trust_remote_code=self._model.trust_remote_code)
-        tokenizer.save_pretrained(folder)
+        state = {name: tensor.contiguous().clone() for name, tensor in self.export_weights()}
+        if self._rank == 0:
+            write_model(folder, self._policy.model, self._model, state)
 
     def abandon(self) -> None:
         """No step will be made of what was accumulated since the last: the state to save is the one after that.
@@ -307,9 +327,9 @@ class Learner:
         }
 
 
-def _num_elements(parameter: Tensor) -> int:
-    """Elements of the whole parameter, also while ZeRO-3 holds only a part of it here."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
+def _num_elements(group: Sequence[tuple[str, Tensor]]) -> int:
+    """Elements of the whole parameters, also while ZeRO-3 holds only a part of them here."""
+    return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for _, parameter in group)
 
 
 def _random_state() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from v05ray.durable import permit_by_umask
 from v05ray.registry import ConfigError
 
 MARKER = "prepared.json"
@@ -36,6 +37,7 @@ def prepare_once(target: Path, made_of: Mapping[str, object], build: Callable[[P
         build(folder)
         (folder / MARKER).write_text(json.dumps(made_of, indent=2, sort_keys=True) + "\n")
         _check_same(folder, made_of)
+        permit_by_umask(folder)
         try:
             folder.rename(target)
         except OSError:

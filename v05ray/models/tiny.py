@@ -67,7 +67,7 @@ def questions() -> list[tuple[str, str]]:
 def _build(folder: Path, *, seed: int, tied: bool, success: float) -> None:
     import torch
 
-    tokenizer = _tokenizer()
+    tokenizer = character_tokenizer()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums of floats depend on how they are split, and two busy threads are no faster
     try:
@@ -83,7 +83,8 @@ def _build(folder: Path, *, seed: int, tied: bool, success: float) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _tokenizer() -> "PreTrainedTokenizerFast":
+def character_tokenizer() -> "PreTrainedTokenizerFast":
+    """One token for each printable ASCII character and the line break, after the four special ones."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

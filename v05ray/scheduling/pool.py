@@ -314,7 +314,7 @@ class GeneratorPool:
     async def _refresh(self, replica: _Replica) -> None:
         """Loads the current weights; a version published meanwhile is loaded too."""
         try:
-            loaded = 0
+            loaded: int | None = None  # version 0 is loaded too, once it has been published
             while self._weights is not None and loaded != self._weights.version:
                 with self._given(replica.generator.generator_id, f"load of version {self._weights.version}"):
                     loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)

@@ -55,7 +55,7 @@ async def test_a_gpu_where_vllm_is_built_for_cpus(folder: Path):
 
 async def test_a_folder_without_safetensors(tmp_path: Path):
     (tmp_path / "config.json").touch()
-    assert "holds no *.safetensors; save the model in that format" in await refused(tmp_path)
+    assert "holds no weights; save the model as safetensors" in await refused(tmp_path)
 
 
 async def test_an_environment_that_was_not_set(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -30,6 +30,8 @@ def main(rank: int, world_size: int, port: int, folder: Path, out: Path) -> None
             learner.accumulate(make_samples(num_prompts, seed))
             learner.accumulate(make_samples(1, seed + 10))
             metrics.append(learner.step())
+        shares = [learner.logprobs(make_samples(*STEPS[0]), share_prefix=share) for share in (True, False)]
+        (out / f"logprobs{zero_stage}-{rank}.json").write_text(json.dumps(shares))
         weights = {name: tensor.clone() for name, tensor in learner.export_weights()}
         learner.save(out / f"checkpoint{zero_stage}")
         learner.load(out / f"checkpoint{zero_stage}")

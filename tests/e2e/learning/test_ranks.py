@@ -38,6 +38,13 @@ def test_two_ranks_equal_one(make_learner: Callable[..., Learner], tied_folder: 
             for name in theirs.keys() - {"actor/num_input_tokens"}:
                 if name.startswith("actor/"):
                     assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), (zero_stage, name)
+        for position, share_prefix in enumerate((True, False)):
+            shares = [json.loads((tmp_path / f"logprobs{zero_stage}-{rank}.json").read_text()) for rank in range(2)]
+            got = {int(index): logprobs for share in shares for index, logprobs in share[position].items()}
+            assert all(share[position] for share in shares)  # both ranks had a part of the work
+            for index, logprobs in learner.logprobs(make_samples(*STEPS[0]), share_prefix=share_prefix).items():
+                assert got.pop(index) == pytest.approx(logprobs, abs=1e-2)  # after two updates, as the weights below
+            assert not got
         weights = load_file(tmp_path / f"weights{zero_stage}.safetensors")
         for name, tensor in learner.export_weights():
             torch.testing.assert_close(weights.pop(name), tensor, atol=2e-4, rtol=0, msg=name)

@@ -7,13 +7,24 @@ import torch
 from torch import Tensor, nn
 
 import v05ray.learning.head as head_module
-from v05ray.learning.head import LogprobHead
+from v05ray.learning.head import LogitsForm, LogprobHead
 
 
 def dense(
-    hidden_UD: Tensor, weight_VD: Tensor, position_N: Tensor, target_N: Tensor, temperature: float
+    hidden_UD: Tensor,
+    weight_VD: Tensor,
+    position_N: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    bias_V: Tensor | None = None,
+    form: LogitsForm | None = None,
 ) -> tuple[Tensor, Tensor]:
-    logp_NV = torch.log_softmax(hidden_UD[position_N] @ weight_VD.t() / temperature, -1)
+    logits_NV = nn.functional.linear(hidden_UD[position_N], weight_VD, bias_V)
+    if form is not None:
+        if form.softcap is not None:
+            logits_NV = form.softcap * torch.tanh(logits_NV / form.softcap)
+        logits_NV = form.scale * logits_NV
+    logp_NV = torch.log_softmax(logits_NV / temperature, -1)
     return logp_NV.gather(1, target_N[:, None]).squeeze(1), -(logp_NV.exp() * logp_NV).sum(-1)
 
 
@@ -79,8 +90,48 @@ def test_large_logits_do_not_overflow() -> None:
     assert entropy.tolist() == [0.0]
 
 
-def test_the_parameter_is_shared_and_a_bias_refused() -> None:
-    projection = nn.Linear(4, 8, bias=False)
-    assert LogprobHead(projection).weight is projection.weight
-    with pytest.raises(ValueError, match="without bias"):
-        LogprobHead(nn.Linear(4, 8))
+@pytest.mark.parametrize("form", [LogitsForm(0.25), LogitsForm(1.0, 1.5), LogitsForm(0.5, 3.0)])
+@pytest.mark.parametrize("with_entropy", [True, False])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_scales_softcaps_and_biases_equal_dense_logits(
+    monkeypatch: pytest.MonkeyPatch, form: LogitsForm, with_entropy: bool, with_bias: bool
+) -> None:
+    monkeypatch.setattr(head_module, "BLOCK_ELEMENTS", 1)
+    torch.manual_seed(2)
+    projection = nn.Linear(5, 1300, bias=with_bias)
+    with torch.no_grad():
+        projection.weight.normal_()
+    weight, bias = (
+        None if p is None else p.detach().clone().requires_grad_() for p in (projection.weight, projection.bias)
+    )
+    assert weight is not None
+    position, target = torch.tensor([0, 0, 1, 2, 3]), torch.tensor([0, 511, 512, 1299, 700])
+    ours, theirs = (torch.manual_seed(3) and torch.randn(4, 5).requires_grad_() for _ in range(2))
+    mine = LogprobHead(projection, form)(ours, position, target, 0.7)
+    expected = dense(theirs, weight, position, target, 0.7, bias, form)
+    for logp, entropy in (mine, expected):
+        loss = (logp * torch.arange(1.0, 6.0)).sum() + (entropy.square().sum() if with_entropy else 0.0)
+        loss.backward()
+    torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+    pairs = [(ours.grad, theirs.grad), (projection.weight.grad, weight.grad)]
+    pairs += [(projection.bias.grad, bias.grad)] if bias is not None else []
+    for gradient, wanted in pairs:
+        torch.testing.assert_close(gradient, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_form_is_read_from_the_config() -> None:
+    from types import SimpleNamespace as Settings
+
+    assert LogitsForm.of(Settings()) == LogitsForm(1.0, None)
+    assert LogitsForm.of(Settings(logits_scaling=8.0)) == LogitsForm(0.125)  # Granite divides
+    assert LogitsForm.of(Settings(logit_scale=0.0625)) == LogitsForm(0.0625)  # Cohere multiplies
+    assert LogitsForm.of(Settings(final_logit_softcapping=30.0)) == LogitsForm(1.0, 30.0)
+    assert LogitsForm.of(Settings(final_logit_softcapping=None)) == LogitsForm()  # Gemma 3
+
+
+def test_the_parameters_are_shared() -> None:
+    projection = nn.Linear(4, 8)
+    head = LogprobHead(projection)
+    assert head.weight is projection.weight
+    assert head.bias is projection.bias
+    assert LogprobHead(nn.Linear(4, 8, bias=False)).bias is None

@@ -1,6 +1,7 @@
 """A prepared folder is whole or absent, and never overwritten."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,21 @@ def test_built_once_then_found(tmp_path: Path):
     assert len(calls) == 1
     assert describe(target) == {"model": "a"}
     assert sorted(p.name for p in target.parent.iterdir()) == ["model"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_its_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int, mode: int):
+    def build(path: Path) -> None:
+        write_model(path)
+        (path / "model.safetensors").chmod(0o600)  # as safetensors writes it
+
+    before = os.umask(umask)
+    try:
+        target = prepare_once(tmp_path / "model", {"model": "a"}, build)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in target.iterdir()} == {mode}
+    assert target.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_an_interrupted_build_leaves_nothing(tmp_path: Path):
