@@ -34,22 +34,24 @@ NOT_FOR_RAY = (signal.SIGTERM, signal.SIGHUP)
 def private_cluster(config: Config, logs: Path, signals: StopSignals | None = None) -> Iterator[None]:
     """Inside, Ray runs; its logs end up in the folder `logs`, and none of its processes is left afterwards.
 
-    `signals` are kept back while Ray starts, and installed again after it.
+    `signals` are kept back while Ray starts and while it ends, and installed again after its start.
     """
     asked_dir = config.cluster.temp_dir
     with temp_folder.owned(logs) if asked_dir is None else contextlib.nullcontext(asked_dir) as temp_dir:
         # The guard's end comes after Ray's and before the folder's, which the last processes still write into.
         with _guard() as guard:
-            with signals.held() if signals else contextlib.nullcontext():
-                session = _start(config, temp_dir, guard)
-                if signals:
-                    signals.install()
             try:
+                with signals.held() if signals else contextlib.nullcontext():
+                    session = _start(config, temp_dir, guard)
+                    if signals:
+                        signals.install()
                 if logs.is_symlink() or logs.exists():
                     logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
                 logs.symlink_to(session / "logs")
                 yield
             finally:
+                if signals:
+                    signals.ending()
                 ray.shutdown()
         if asked_dir is not None and logs.is_symlink():
             temp_folder.keep_logs(logs)
@@ -60,28 +62,24 @@ def _start(config: Config, temp_dir: Path, guard: "_Guard") -> Path:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-    _provide_token(temp_dir)
+    _provide_token()
     node = local_node(config)
     with _on_loopback(), _handlers_kept(), guard.watches_what_ray_starts():
-        try:
-            context: Any = ray.init(
-                address="local",
-                num_cpus=int(node.resources["CPU"]),
-                num_gpus=int(node.resources["GPU"]),
-                object_store_memory=int(node.resources["object_store_memory"]),
-                include_dashboard=False,
-                _temp_dir=str(temp_dir),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except BaseException:
-            ray.shutdown()
-            raise
+        context: Any = ray.init(
+            address="local",
+            num_cpus=int(node.resources["CPU"]),
+            num_gpus=int(node.resources["GPU"]),
+            object_store_memory=int(node.resources["object_store_memory"]),
+            include_dashboard=False,
+            _temp_dir=str(temp_dir),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     return Path(context.address_info["session_dir"])
 
 
-def _provide_token(temp_dir: Path) -> None:
-    """Gives Ray a token of its own where it could not write its usual one, `~/.ray/auth_token`."""
+def _provide_token() -> None:
+    """Gives Ray a token where it could not write its usual one, `~/.ray/auth_token`."""
     if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         return
     try:
@@ -92,10 +90,7 @@ def _provide_token(temp_dir: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             return
     except (OSError, RuntimeError):  # RuntimeError: there is no home at all
-        path = temp_dir / "auth_token"
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @contextlib.contextmanager
