@@ -7,7 +7,7 @@ class ExitCode(IntEnum):
     """The exit codes of `v05ray`; each ending has its own."""
 
     DONE = 0
-    """The command did all it was asked for; a run has taken its last step."""
+    """The command has done its work; a run has taken its last step."""
     FAILED = 1
     """A failure outside of the config: lost processes, a full disk, a bug. `--resume` continues once it is fixed."""
     USER_ERROR = 2

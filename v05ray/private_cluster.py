@@ -27,7 +27,7 @@ from v05ray.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
 NOT_FOR_RAY = (signal.SIGTERM, signal.SIGHUP)
-"""Blocked in Ray's processes (which block SIGINT by themselves): the driver ends them, whoever else was signalled."""
+"""Blocked in Ray's processes, where Ray itself blocks SIGINT: only the driver acts on signals, and ends the others."""
 
 
 @contextlib.contextmanager
