@@ -6,7 +6,6 @@ Three settings of Ray's have no public switch; each is set here while Ray starts
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -39,7 +38,7 @@ def private_cluster(config: Config, logs: Path, signals: StopSignals | None = No
     asked_dir = config.cluster.temp_dir
     with temp_folder.owned(logs) if asked_dir is None else contextlib.nullcontext(asked_dir) as temp_dir:
         # The guard's end comes after Ray's and before the folder's, which the last processes still write into.
-        with _guard() as guard:
+        with _guard() as guard, _writable_home(temp_dir):
             try:
                 with signals.held() if signals else contextlib.nullcontext():
                     session = _start(config, temp_dir, guard)
@@ -62,7 +61,6 @@ def _start(config: Config, temp_dir: Path, guard: "_Guard") -> Path:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-    _provide_token()
     node = local_node(config)
     with _on_loopback(), _handlers_kept(), guard.watches_what_ray_starts():
         context: Any = ray.init(
@@ -78,19 +76,36 @@ def _start(config: Config, temp_dir: Path, guard: "_Guard") -> Path:
     return Path(context.address_info["session_dir"])
 
 
-def _provide_token() -> None:
-    """Gives Ray a token where it could not write its usual one, `~/.ray/auth_token`."""
-    if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+@contextlib.contextmanager
+def _writable_home(temp_dir: Path) -> Iterator[None]:
+    """Inside, HOME names a folder that can be written to: one in `temp_dir`, where the user's own cannot.
+
+    Ray keeps its token in it, and some libraries make folders in it as they are imported.
+    """
+    before = os.environ.get("HOME")
+    if _can_write(before):
+        yield
         return
+    home = temp_dir / "home"
+    home.mkdir(mode=0o700)
+    log.warning("HOME (%s) cannot be written to: what libraries keep there goes to a folder of this run", before)
+    os.environ["HOME"] = str(home)
     try:
-        folder = Path.home() / ".ray"
-        if (folder / "auth_token").is_file():
-            return
-        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        if before is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = before
+
+
+def _can_write(home: str | None) -> bool:
+    try:
+        folder = Path(home) if home else Path.home()
         with tempfile.TemporaryFile(dir=folder):
-            return
-    except (OSError, RuntimeError):  # RuntimeError: there is no home at all
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            return True
+    except (OSError, RuntimeError):  # RuntimeError: the user has no home at all
+        return False
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ async def refusal_of(work: Any) -> str:
 
 @pytest.mark.parametrize("shards", [1, 2])
 async def test_a_generator_that_cannot_start_is_not_restarted(shards: int, tmp_path: Path):
-    config = config_for(tmp_path / "absent", generators={"shards": shards, "num_cpus": 0})
+    config = config_for(tmp_path / "absent", generators={"count": shards, "shards": shards, "num_cpus": 0.1})
     generators: Any = [RayGenerator(f"generator-{index}", config, "DEFAULT") for index in range(shards)]  # type: ignore[arg-type]
     actor: Any = ray.remote(SchedulerActor).options(num_cpus=0, max_concurrency=100)
     scheduler = RayScheduler(actor.remote(config, FakeRewardPool(), generators))
