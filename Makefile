@@ -50,7 +50,7 @@ SPREAD := --numprocesses 2 --dist loadfile
 # Each group in a process of its own: an engine that has run in a process leaves it changed (Ray's authentication mode,
 # torch's threads, the process title), which no user's process ever sees.
 ENGINE_GROUPS := tests/ray $(filter-out %__pycache__ %/autoscaling $(WAITING),$(patsubst %/,%,$(wildcard tests/e2e/*/))) \
-	tests/e2e/test_run.py tests/chaos
+	tests/e2e/test_run.py tests/e2e/test_refusals.py tests/chaos
 
 test: $(SETUP)
 	@failed=""; \

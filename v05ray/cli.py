@@ -8,23 +8,35 @@ from pathlib import Path
 
 from v05ray import __version__
 from v05ray.arguments import intermix
+from v05ray.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.registry import ConfigError, RunError
+
+EXIT_CODES = f"""\
+exit codes:
+  {ExitCode.DONE:>3}  done: the last step has been taken
+  {ExitCode.FAILED:>3}  failed (lost processes, a full disk, a bug): fix the cause, continue with --resume
+  {ExitCode.USER_ERROR:>3}  config, arguments, model or data cannot be used: fix them; repeating does not help
+  {ExitCode.STOPPED:>3}  stopped by SIGINT, SIGTERM or SIGHUP, with a checkpoint: continue with --resume
+  {ExitCode.STOPPED_EMPTY:>3}  stopped by such a signal before there was a checkpoint: begin again"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code: 0, 1 for a failed run, 2 for something the user has to mend."""
+    """Runs one command; returns its `ExitCode`."""
     parsed = _parser().parse_args(arguments)
     try:
         return parsed.run(parsed)
     except ConfigError as error:
         print(f"v05ray: {error}", file=sys.stderr)
-        return 2
+        return ExitCode.USER_ERROR
     except RunError as error:
         print(f"v05ray: {error}", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
+    except StoppedAtOnce as stopped:
+        print(f"v05ray: {stopped}", file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt:
-        print("v05ray: stopped at once; the newest checkpoint is whole (--resume)", file=sys.stderr)
-        return 130
+        print("v05ray: stopped at once, before there was anything to save", file=sys.stderr)
+        return ExitCode.STOPPED_EMPTY
     except BrokenPipeError:
         # The reader (`| head`) has what it wanted; without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"v05ray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    train = commands.add_parser("train", help="train a policy as a job file says")
+    train = commands.add_parser(
+        "train",
+        help="train a policy as a job file says",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXIT_CODES,
+    )
     _add_config(train)
     train.add_argument(
         "--resume",
@@ -79,16 +96,20 @@ def _add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> No
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from v05ray.config_files import load_config
-    from v05ray.console import print_asked, print_outcome
+    from v05ray.stop_signals import StopSignals
 
-    config = load_config(parsed.config, parsed.overrides)
-    print_asked(config)
-    from v05ray.launch import run
+    with StopSignals() as signals:  # also while the libraries are imported, which takes seconds
+        from v05ray.config_files import load_config
+        from v05ray.console import print_asked, print_outcome
 
-    outcome = run(config, resume=parsed.resume)
-    print_outcome(config, outcome)
-    return 0
+        config = load_config(parsed.config, parsed.overrides)
+        print_asked(config)
+        from v05ray.launch import run
+
+        outcome = run(config, resume=parsed.resume)
+        signals.ending()
+        print_outcome(config, outcome)
+        return outcome.exit_code
 
 
 def _eval(parsed: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from v05ray.config import Config
 from v05ray.doctor import asked_table
+from v05ray.exit_codes import ExitCode
 from v05ray.preflight import local_node
 from v05ray.progress import Summary, summary_table, write_curve
 from v05ray.tracking.uri import default_uri, how_to_look
@@ -50,7 +51,12 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
         write_curve(folder.curve, state.curve, title=f"{folder.path.name}: {config.recipe}")
         print(f"\naccuracy curve: {folder.curve}")
     if outcome.interrupted:
-        print(f"\nstopped early; go on with: v05ray train {folder.config} --resume {folder.path}")
+        saved = (
+            f"the checkpoint of step {state.step} is whole"
+            if outcome.exit_code is ExitCode.STOPPED
+            else "there is no checkpoint yet"
+        )
+        print(f"\nstopped by a signal; {saved}; continue with: v05ray train {folder.config} --resume {folder.path}")
 
 
 def print_evaluation(config: Config, report: "EvalReport") -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from v05ray.exit_codes import ExitCode
 from v05ray.outstanding import Outstanding
 from v05ray.ports import Held
 from v05ray.registry import RunError
@@ -125,7 +126,7 @@ class LastResort:
         saying = threading.Thread(target=_last_words, daemon=True)
         saying.start()
         saying.join(timeout=LAST_WORDS_S)
-        os._exit(1)
+        os._exit(ExitCode.FAILED)
 
 
 def _last_words() -> None:

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import signal
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +12,9 @@ from typing import Any, TypeVar
 
 import ray
 import yaml
-from ray._private import ray_constants
 
-from v05ray import layout, temp_folder
-from v05ray.actors.loss import describe_loss, full_store
+from v05ray import layout
+from v05ray.actors.loss import describe_loss, full_store, plain_errors
 from v05ray.actors.placement import join, node_types, nodes
 from v05ray.actors.probe import measure_generator_node
 from v05ray.actors.start import start_all, start_inference
@@ -28,17 +25,20 @@ from v05ray.data.stream import PromptStream
 from v05ray.disk import LastResort
 from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
+from v05ray.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.ledger import LedgerWriter
 from v05ray.machine.settle import settle
 from v05ray.memory import PeakMemory
 from v05ray.object_store import shortage
 from v05ray.ports import Roles
 from v05ray.preflight import Prepared, check_resources, local_node, prepare
+from v05ray.private_cluster import private_cluster
 from v05ray.progress import Progress
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError, RunError
 from v05ray.run_folder import RunFolder, folder_to_resume, held, new_folder
 from v05ray.run_state import RunState
+from v05ray.stop_signals import Stop, StopSignals
 from v05ray.tracking import MlflowTracker
 from v05ray.types import Sampling
 
@@ -56,7 +56,13 @@ class Outcome:
     """Of this process and all it started, at the worst moment seen."""
     wall_s: float
     """From the first check to the last file, in seconds."""
-    interrupted: bool
+    exit_code: ExitCode
+    """`DONE`, or that of a stop by a signal before the last step."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal stopped it before its last step."""
+        return self.exit_code is not ExitCode.DONE
 
 
 def run(config: Config, *, resume: str | None = None) -> Outcome:
@@ -71,7 +77,13 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
         ConfigError: the config cannot be run here; nothing heavy has been started.
         RunError: actors were lost more often in a row than `run.max_restarts` allows, or a disk refused; what was
             checkpointed can be resumed.
+        StoppedAtOnce: a signal ended it without waiting for the step in progress.
     """
+    with StopSignals() as signals:
+        return _under(signals, config, resume)
+
+
+def _under(signals: StopSignals, config: Config, resume: str | None) -> Outcome:
     start = time.monotonic()
     folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
     resumed = folder is not None
@@ -87,33 +99,56 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
             _check_resumable(config, folder, checkpoints)
         else:
             folder.config.write_text(redact(to_yaml(config)))
-        tracker = MlflowTracker(
-            folder.path,
-            uri=config.tracking.uri,
-            output_dir=config.run.output_dir,
-            experiment=config.tracking.experiment,
-            run_name=folder.path.name,
-        )
         try:
-            tracker.log_params(config.model_dump(mode="json"))
-            tracker.log_artifact(folder.config)
-            with PeakMemory() as memory, cluster(config, folder.logs):
-                work = _Training(config, prepared, folder, checkpoints, tracker, last_resort)
-                state = _run(work.train())
-            interrupted = state.step < config.run.num_steps
-            outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, interrupted)
-            folder.summary.write_text(
-                json.dumps(
-                    {**asdict(state), "peak_bytes": outcome.peak_bytes, "restarts": work.restarts.total}, indent=1
-                )
-            )
-            tracker.log_artifact(folder.summary)
-        except BaseException:
-            with contextlib.suppress(RunError):  # a full disk refuses this too; the first error is the one to tell
-                tracker.close("FAILED")
-            raise
-        tracker.close("KILLED" if interrupted else "FINISHED")
+            return _in_folder(signals, config, prepared, folder, checkpoints, last_resort, start)
+        except KeyboardInterrupt:
+            raise StoppedAtOnce(checkpoints.newest_step(), str(folder.path)) from None
+
+
+def _in_folder(
+    signals: StopSignals,
+    config: Config,
+    prepared: Prepared,
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    last_resort: LastResort,
+    start: float,
+) -> Outcome:
+    tracker = MlflowTracker(
+        folder.path,
+        uri=config.tracking.uri,
+        output_dir=config.run.output_dir,
+        experiment=config.tracking.experiment,
+        run_name=folder.path.name,
+    )
+    try:
+        tracker.log_params(config.model_dump(mode="json"))
+        tracker.log_artifact(folder.config)
+        with PeakMemory() as memory, cluster(config, folder.logs, signals):
+            work = _Training(config, prepared, folder, checkpoints, tracker, last_resort, signals)
+            state = _run(work.train(), signals)
+        code = _ending(state, config, checkpoints)
+        outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, code)
+        folder.summary.write_text(
+            json.dumps({**asdict(state), "peak_bytes": outcome.peak_bytes, "restarts": work.restarts.total}, indent=1)
+        )
+        tracker.log_artifact(folder.summary)
+    except KeyboardInterrupt:
+        with contextlib.suppress(RunError):
+            tracker.close("KILLED")
+        raise
+    except BaseException:
+        with contextlib.suppress(RunError):  # a full disk refuses this too; the first error is the one to report
+            tracker.close("FAILED")
+        raise
+    tracker.close("KILLED" if outcome.interrupted else "FINISHED")
     return outcome
+
+
+def _ending(state: RunState, config: Config, checkpoints: Checkpoints) -> ExitCode:
+    if state.step >= config.run.num_steps:
+        return ExitCode.DONE
+    return ExitCode.STOPPED_EMPTY if checkpoints.newest_step() is None else ExitCode.STOPPED
 
 
 def _check_resumable(config: Config, folder: RunFolder, checkpoints: Checkpoints) -> None:
@@ -136,11 +171,17 @@ def evaluate_only(config: Config) -> EvalReport:
         check_resources(config, [local_node(config)])
     logs = config.run.output_dir / f"{config.run.name}-eval-logs"
     logs.parent.mkdir(parents=True, exist_ok=True)
-    with cluster(config, logs):
-        return _run(_evaluate(config, prepared))
+    with StopSignals() as signals, cluster(config, logs, signals):
+        return _run(_evaluate(config, prepared, signals), signals)
 
 
-async def _evaluate(config: Config, prepared: Prepared) -> EvalReport:
+async def _evaluate(config: Config, prepared: Prepared, signals: StopSignals) -> EvalReport:
+    stop = Stop(log.warning)
+    with plain_errors(), signals.delivered(stop.ask):
+        return await _evaluate_on_actors(config, prepared)
+
+
+async def _evaluate_on_actors(config: Config, prepared: Prepared) -> EvalReport:
     async with start_inference(config) as (scheduler, rewards):
         return await evaluate(
             prepared.eval,
@@ -153,67 +194,35 @@ async def _evaluate(config: Config, prepared: Prepared) -> EvalReport:
         )
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`; a run that its user stopped at once ends as a KeyboardInterrupt."""
+def _run(work: Coroutine[Any, Any, T], signals: StopSignals) -> T:
+    """`asyncio.run`; a run that a signal stopped at once ends as a KeyboardInterrupt."""
     try:
         return asyncio.run(work)
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+    finally:
+        signals.ending()
 
 
 @contextlib.contextmanager
-def cluster(config: Config, logs: Path) -> Iterator[None]:
-    """Joins the configured cluster, or runs a private one whose logs end up in the folder `logs`."""
+def cluster(config: Config, logs: Path, signals: StopSignals | None = None) -> Iterator[None]:
+    """Joins the configured cluster, or runs a private one whose logs end up in the folder `logs`.
+
+    `signals` are those of this process, which stay as they are.
+    """
     if config.cluster.address is not None:
-        join(config.cluster.address)
+        with signals.held() if signals else contextlib.nullcontext():
+            join(config.cluster.address)
+            if signals:
+                signals.install()  # Ray has set its own handler of SIGTERM
         try:
             check_resources_or_wait(config)
             yield
         finally:
             ray.shutdown()
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
-    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
-    node = local_node(config)
-    asked_dir = config.cluster.temp_dir
-    with temp_folder.owned(logs) if asked_dir is None else contextlib.nullcontext(asked_dir) as temp_dir:
-        with _on_loopback():
-            context: Any = ray.init(
-                address="local",
-                num_cpus=int(node.resources["CPU"]),
-                num_gpus=int(node.resources["GPU"]),
-                object_store_memory=int(node.resources["object_store_memory"]),
-                include_dashboard=False,
-                _temp_dir=str(temp_dir),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        try:
-            if logs.is_symlink() or logs.exists():
-                logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
-            logs.symlink_to(Path(context.address_info["session_dir"]) / "logs")
-            yield
-        finally:
-            ray.shutdown()
-            if asked_dir is not None and logs.is_symlink():
-                temp_folder.keep_logs(logs)
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Inside, a cluster that is started listens on loopback alone.
-
-    Ray would take this machine's address on the network, where even without a dashboard its agent takes jobs, from
-    anyone or from whoever has its token. That it need not is a setting of Ray's for other systems, which it reads from
-    the environment when it is imported; clusters of several machines must not have it.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+    with private_cluster(config, logs, signals):
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def check_resources_or_wait(config: Config) -> None:
@@ -247,7 +256,7 @@ class Restarts:
         if self.in_a_row == self.limit:
             again = f", after {self.limit} fresh starts that got no further" if self.limit else ""
             raise RunError(
-                f"{what}{again}; mend the cause (the logs are in the run's folder) and go on with --resume, or raise "
+                f"{what}{again}; fix the cause (the logs are in the run's folder) and continue with --resume, or raise "
                 f"run.max_restarts (now {self.limit})"
             )
         self.in_a_row += 1
@@ -265,16 +274,19 @@ class _Training:
         checkpoints: Checkpoints,
         tracker: MlflowTracker,
         last_resort: LastResort,
+        signals: StopSignals,
     ) -> None:
         self._config, self._prepared, self._folder = config, prepared, folder
         self._checkpoints, self._tracker, self._last_resort = checkpoints, tracker, last_resort
+        self._signals = signals
         self._progress = Progress(num_steps=config.run.num_steps)
         self._trainer: Trainer | None = None
         self.restarts = Restarts(config.run.max_restarts)
 
     async def train(self) -> RunState:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
-        with self._progress, _interruptible(self._progress) as stop:
+        stop = Stop(self._progress.note)
+        with plain_errors(), self._progress, self._signals.delivered(stop.ask):
             while True:
                 self._trainer = None
                 try:
@@ -297,7 +309,7 @@ class _Training:
             f"(restart {self.restarts.in_a_row} of {self.restarts.limit})"
         )
 
-    async def _attempt(self, stop: "Stop") -> RunState:
+    async def _attempt(self, stop: Stop) -> RunState:
         config, progress = self._config, self._progress
         progress.note("starting the actors")
         cache = self._folder.path.parent / "embeddings.sqlite"
@@ -306,7 +318,7 @@ class _Training:
             with self._last_resort.after_a_hang(progress.note):
                 return await self._train(trainer, stop)
 
-    async def _train(self, trainer: Trainer, stop: "Stop") -> RunState:
+    async def _train(self, trainer: Trainer, stop: Stop) -> RunState:
         latest = self._checkpoints.latest()
         if latest is None:
             await trainer.begin()
@@ -338,56 +350,3 @@ class _Training:
             progress=self._progress,
             samples=folder.samples,
         )
-
-
-class Stop:
-    """What Ctrl-C and SIGTERM ask for: an end after the step in progress, or at once where no step is."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress, self._asked = progress, False
-        self._task = asyncio.current_task()
-        self._trainer: Trainer | None = None
-        self._grace_s = 0.0
-
-    def is_set(self) -> bool:
-        """Whether to stop after this step."""
-        return self._asked
-
-    def ask(self, number: signal.Signals) -> None:
-        """SIGTERM leaves a grace period, a person's Ctrl-C any time; the second one, or one between runs, ends at once.
-
-        Between runs, while actors start, everything that can be saved is saved.
-        """
-        if self._asked or self._trainer is None:
-            if self._task is not None:
-                self._task.cancel()
-            return
-        self._asked = True
-        within = ""
-        if number == signal.SIGTERM:
-            self._trainer.leave_by(asyncio.get_running_loop().time() + self._grace_s)
-            within = f", within {self._grace_s:g} s"
-        self._progress.note(f"stopping after this step, with a checkpoint{within}; once more to stop at once")
-
-    @contextlib.contextmanager
-    def waits_for_the_step(self, trainer: Trainer, grace_s: float) -> Iterator[None]:
-        """Inside, `trainer` has steps to finish."""
-        self._trainer, self._grace_s = trainer, grace_s
-        try:
-            yield
-        finally:
-            self._trainer = None
-
-
-@contextlib.contextmanager
-def _interruptible(progress: Progress) -> Iterator[Stop]:
-    """Ctrl-C and SIGTERM are asked of the `Stop` that this gives."""
-    stop = Stop(progress)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.ask, number)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

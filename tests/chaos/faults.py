@@ -137,7 +137,7 @@ FAULTS = {
         Fault("a learner rank frozen", _kill("ray::LearnerActor", signal.SIGSTOP, index=0), _noted(_RESTART)),
         Fault("scheduler killed", _kill("ray::SchedulerActor"), _noted(_RESTART)),
         Fault("driver killed", _driver(signal.SIGKILL), ends_driver=True, exit_code=-signal.SIGKILL),
-        Fault("SIGTERM", _driver(signal.SIGTERM), _noted("stopping after this step"), ends_driver=True, exit_code=0),
+        Fault("SIGTERM", _driver(signal.SIGTERM), _noted("stopping after this step"), ends_driver=True, exit_code=75),
         Fault(
             "MLflow away",
             _mlflow(lambda world: world.mlflow.kill()),

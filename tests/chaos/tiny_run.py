@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,7 +18,6 @@ ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "tiny_cpu.yaml"
 LEAVE_S = 20.0
 """How long a process may outlive the driver."""
-RAY_AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 STEP = re.compile(r"step (\d+)/")
 
 
@@ -26,12 +25,18 @@ class TinyRun:
     """Use as a context manager: whatever is left of the run is ended on leaving."""
 
     def __init__(
-        self, model: Path, output: Path, *overrides: str, ancestor: int | None = None, logs: Path | None = None
+        self,
+        model: Path,
+        output: Path,
+        *overrides: str,
+        ancestor: int | None = None,
+        logs: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """`output` is where run folders go; arguments such as `--resume` count as overrides.
 
         `ancestor` is the process that all of the run descend from, where that is not the driver, and `logs` where
-        their logs are, where that is not the run's folder.
+        their logs are, where that is not the run's folder. `env` adds variables to this process's.
         """
         self.known: set[int] = set()
         """Processes that there were before the last fault."""
@@ -49,7 +54,8 @@ class TinyRun:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=dict(os.environ),
+            env={**os.environ, **(env or {})},
+            start_new_session=True,  # a process group of its own, as a shell's or a scheduler's job has
         )
         self._ancestor = ancestor or self.process.pid
         self._family: dict[int, psutil.Process] = {}
@@ -133,13 +139,10 @@ class TinyRun:
         return sorted(found, key=lambda process: process.create_time())
 
     def assert_gone(self) -> None:
-        """Fails when a process of the run outlives its driver by 20 s.
-
-        Ray's own two agents may: for a minute and a half they try to report the loss to a head that is gone too.
-        """
-        assert self._family, "nobody looked while the driver lived"
+        """Fails when a process of the run outlives its driver by 20 s."""
+        assert self._family, "the processes were not looked at while the driver lived"
         started = time.monotonic()
-        while left := [process for process in self.find("") if process not in self.find(*RAY_AGENTS)]:
+        while left := self.find(""):
             if time.monotonic() - started > LEAVE_S:
                 raise AssertionError(f"outlived their driver: {[' '.join(one.cmdline())[:80].strip() for one in left]}")
             time.sleep(0.5)

@@ -1,12 +1,19 @@
-"""The private cluster of a run on one machine: who can reach it. In a process of its own, as this layer has its own."""
+"""The private cluster of a run on one machine: who can reach it, and that nothing of it is left.
+
+In processes of their own, as this layer has a cluster of its own.
+"""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 SCRIPT = """
@@ -28,18 +35,22 @@ print(json.dumps({"where": where, "listening": listening, "folders": folders}))
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def temporary() -> Iterator[Path]:
+    """Ray's sockets need a short path."""
+    folder = Path(f"/tmp/v05p-{os.getpid()}")
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory, temporary: Path) -> dict:
     run = tmp_path_factory.mktemp("run")
-    temporary = Path(f"/tmp/v05p-{os.getpid()}")  # Ray's sockets need a short path
-    temporary.mkdir()
-    env = {**os.environ, "TMPDIR": str(temporary)}
+    env = {**os.environ, "TMPDIR": str(temporary), "HOME": "/proc/nobody"}  # a home that not even root can write to
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(run)], capture_output=True, text=True, env=env, timeout=120
     )
     left = [path.name for path in temporary.iterdir()]
-    for path in temporary.iterdir():
-        shutil.rmtree(path)
-    temporary.rmdir()
     assert done.returncode == 0, done.stderr
     return {**json.loads(done.stdout.splitlines()[-1]), "left": left, "logs": run / "logs"}
 
@@ -56,3 +67,46 @@ def test_its_folder_goes_and_its_logs_stay_with_the_run(seen: dict):
     assert seen["left"] == []
     assert not seen["logs"].is_symlink()
     assert (seen["logs"] / "raylet.out").is_file()
+
+
+STUBBORN = """
+import os, signal, subprocess, sys
+from pathlib import Path
+import psutil, ray
+from v05ray.config_files import make_config
+from v05ray.launch import cluster
+
+job = {"model": {"path": "m"}, "data": {"train": "jsonl"}, "cluster": {"num_cpus": 2, "object_store_mib": 128}}
+
+@ray.remote(num_cpus=1)
+class Stubborn:
+    def start_another(self):
+        return os.getpid(), subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+
+with cluster(make_config(job), Path(sys.argv[1]) / "logs"):
+    actor = Stubborn.remote()
+    hung, orphan = ray.get(actor.start_another.remote())
+    os.kill(hung, signal.SIGSTOP)  # no exit of its own ends, whatever Ray asks of it
+    print(hung, orphan, *(p.pid for p in psutil.Process().children(recursive=True)), flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_no_process_outlives_it_not_even_one_that_hangs(tmp_path: Path, temporary: Path, end: str):
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-c", STUBBORN, str(tmp_path), end], capture_output=True, text=True, env=env, timeout=120
+    )
+    assert done.returncode == (0 if end == "done" else -signal.SIGKILL), done.stderr
+    family = [int(word) for word in done.stdout.split()]
+    assert len(family) >= 6
+    if end == "done":
+        assert "killed what did not leave at the end of the run: " in done.stderr
+        assert "sleep 600" in done.stderr
+    else:
+        deadline = time.monotonic() + 20
+        while any(map(psutil.pid_exists, family)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert [number for number in family if psutil.pid_exists(number)] == []

@@ -17,7 +17,7 @@ def test_restarts_in_a_row_are_limited_and_progress_forgives_them():
     assert (restarts.in_a_row, restarts.total) == (1, 3)
     restarts.count(6, "the scheduler is gone")
     with pytest.raises(
-        RunError, match="the scheduler is gone, after 2 fresh starts that got no further; mend the cause"
+        RunError, match="the scheduler is gone, after 2 fresh starts that got no further; fix the cause"
     ):
         restarts.count(6, "the scheduler is gone")
 

@@ -8,9 +8,11 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectStoreFullError, OutOfDiskError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from v05ray.actors.loss import reason
+from v05ray.actors.lifeline import end_with_parent
+from v05ray.actors.loss import fault, reason
 from v05ray.config import Config
 from v05ray.ports import GeneratorLost, Weights
+from v05ray.registry import ConfigError
 from v05ray.types import DrawRequest, Rollout
 
 
@@ -20,6 +22,7 @@ class GeneratorActor:
     def __init__(self, config: Config, generator_id: str) -> None:
         from v05ray.generation.engine import Engine
 
+        end_with_parent()
         self._engine = Engine(config.model.path, config.generators, config.model, generator_id=generator_id)
 
     async def ready(self) -> None:
@@ -107,15 +110,20 @@ class RayGenerator:
     async def _ask(self, method: str, *arguments: Any) -> Any:
         """One call of the actor; its death is `GeneratorLost`, and so is a failed start or weight update.
 
-        An error in the code of a draw stays what it is: another generator would only meet it too.
+        An error in the code of a draw stays what it is: another generator would only meet it too. So would another
+        start meet a `ConfigError`, whichever call reports it.
         """
         from v05ray.generation.engine import EngineDead
 
         try:
             return await getattr(self._actor, method).remote(*arguments)
         except (RayActorError, GetTimeoutError) as error:
+            if isinstance(refused := fault(error), ConfigError):
+                raise refused from error
             raise GeneratorLost(f"{self._id}: {reason(error)}") from error
         except RayTaskError as error:
+            if isinstance(refused := fault(error), ConfigError):
+                raise refused from error
             if isinstance(error.cause, EngineDead) or method in ("ready", "load_weights"):
                 no_room = isinstance(error.cause, OutOfDiskError | ObjectStoreFullError)
                 raise GeneratorLost(f"{self._id}: {error.cause!r}", no_room=no_room) from error

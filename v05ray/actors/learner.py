@@ -9,11 +9,13 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from v05ray.actors.loss import describe_loss, reason
+from v05ray.actors.lifeline import end_with_parent
+from v05ray.actors.loss import describe_loss, fault, reason
 from v05ray.actors.placement import on
 from v05ray.config import Config
 from v05ray.outstanding import Outstanding
 from v05ray.ports import Held, RoleLost, Weights
+from v05ray.registry import ConfigError
 from v05ray.types import TrainSample
 
 SETUP_TIMEOUT_S = 1200.0
@@ -29,6 +31,7 @@ class LearnerActor:
         from v05ray.learning.learner import Learner
 
         learner = config.learner
+        end_with_parent()
         self._learner = Learner(
             rank,
             learner.num_ranks,
@@ -155,7 +158,8 @@ class RayLearnerGroup:
         ]
         timeout_s = max(self._timeout_s, SETUP_TIMEOUT_S) if method == "setup" else self._timeout_s
         done, pending = await asyncio.wait(calls, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-        if pending and any(call.exception() for call in done):
+        refused = any(isinstance(fault(error), ConfigError) for call in done if (error := call.exception()))
+        if pending and not refused and any(call.exception() for call in done):
             # A dead rank's peers fail first, with an error of their own about a broken connection: ask who died.
             _, pending = await asyncio.wait(pending, timeout=DEATH_NOTICE_S, return_when=asyncio.FIRST_EXCEPTION)
         for call in pending:

@@ -1,7 +1,8 @@
 """Which errors mean that an actor or its node is gone, so that fresh actors can go on from the newest checkpoint."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ray.exceptions import (
@@ -16,11 +17,13 @@ from ray.exceptions import (
 )
 
 from v05ray.ports import Held, RoleLost
-from v05ray.registry import RunError
+from v05ray.registry import ConfigError, RunError
 from v05ray.scheduling.pool import NoGeneratorLeft
 
 _CLASS = re.compile(r"class_name: (\w+)")
 _CREATION = "error raised in its creation task"
+_RAISED = re.compile(rf"^{re.escape(ConfigError.__module__)}\.(ConfigError|RunError): ", re.MULTILINE)
+_CHAINED = re.compile(r"^(The above exception was|During handling of)", re.MULTILINE)
 
 
 def describe_loss(error: BaseException) -> str | None:
@@ -40,6 +43,36 @@ def describe_loss(error: BaseException) -> str | None:
     if isinstance(error, ObjectLostError | NodeDiedError | WorkerCrashedError):
         return f"what a lost process held is gone ({reason(error)})"
     return None
+
+
+def fault(error: BaseException) -> ConfigError | RunError | None:
+    """The `ConfigError` or `RunError` that an actor raised, without Ray's traceback around it; None for other errors.
+
+    Of an error in an actor's constructor Ray keeps only the text, which ends with the error's class and message.
+    """
+    if isinstance(error, RayTaskError):
+        return fault(error.cause) if isinstance(error.cause, Exception) else None
+    if isinstance(error, ConfigError | RunError):
+        return error
+    if isinstance(error, ActorDiedError) and _CREATION in str(error):
+        last = _CHAINED.split(str(error))[-1]
+        if found := _RAISED.search(last):
+            kind = ConfigError if found[1] == ConfigError.__name__ else RunError
+            return kind(last[found.end() :].strip())
+    return None
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raises what an actor has found wrong with the config or the machine as what it is, in one line."""
+    try:
+        yield
+    except Exception as error:
+        found = fault(error)
+        if found is None or found is error:
+            raise
+        plain = ConfigError if isinstance(found, ConfigError) else RunError  # a subclass may take other arguments
+        raise plain(" ".join(str(found).split())) from error
 
 
 def full_store(error: BaseException) -> RunError | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from v05ray.actors.lifeline import end_with_parent
 from v05ray.config import RewardsConfig
 from v05ray.types import Prompt, Rollout, ScoredRollout
 
@@ -16,6 +17,7 @@ class RewardActor:
     def __init__(self, config: RewardsConfig) -> None:
         from v05ray.rewards.pool import VerifierPool
 
+        end_with_parent()
         self._pool = VerifierPool(config)
 
     async def ready(self) -> None:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import held_by
 from v05ray.config import Config
 from v05ray.ports import BatchRequest, Generator, Held, RewardPool, Weights
@@ -28,6 +29,7 @@ class SchedulerActor:
         from v05ray.scheduling.scheduler import RolloutScheduler
         from v05ray.scheduling.shards import Shards
 
+        end_with_parent()
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         if config.generators.shards == 1:
             self._drawing: Drawing = local_drawing(config, rewards)

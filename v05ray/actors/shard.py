@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import held_by
 from v05ray.config import Config
 from v05ray.layout import SCHEDULER_CPUS
@@ -52,6 +53,7 @@ class ShardActor:
 
     def __init__(self, config: Config, rewards: RewardPool) -> None:
         self._drawing = local_drawing(config, rewards)
+        end_with_parent()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._answers: list[Answer] = []
         self._answered = asyncio.Event()

@@ -9,6 +9,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from v05ray import layout
+from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.placement import ask, on, until_placed
 from v05ray.config import Config, ValueConfig
 from v05ray.scheduling.predicting import Predictor, chunks
@@ -21,6 +22,7 @@ class ValueActor:
     def __init__(self, config: ValueConfig, cache: Path) -> None:
         from v05ray.value.model import ValueModel
 
+        end_with_parent()
         self._model = ValueModel.load(config, cache=cache)
 
     def describe(self) -> str:

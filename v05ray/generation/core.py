@@ -100,7 +100,7 @@ class VllmCore:
         except (ValueError, VLLMValidationError) as error:  # what vLLM will not serve; another try would not help
             _end_workers()
             cleanup_dist_env_and_memory()
-            raise ConfigError(f"vLLM cannot serve {model_path} with {arguments}: {error}") from error
+            raise ConfigError(f"vLLM cannot serve model.path {model_path}: {_first_reason(error)}") from error
         self._tokenizer = self._engine.get_tokenizer()
         self._internal_ids: dict[str, str] = {}
         self._closed = False
@@ -206,6 +206,13 @@ def _check_build(generators: GeneratorsConfig) -> None:
         raise ConfigError(
             "generators.num_gpus is 0, but the installed vLLM is the one for GPUs; set it to 1, or install v05ray[cpu]"
         )
+
+
+def _first_reason(error: Exception) -> str:
+    """vLLM's reason in one line. pydantic's errors hold a title, the field, the reason, and then the whole input."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = next((line for line in lines if line.startswith("Value error, ")), lines[0] if lines else repr(error))
+    return reason.removeprefix("Value error, ").partition(" [type=")[0]
 
 
 def _engine_arguments(generators: GeneratorsConfig, model: ModelConfig) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def main() -> None:
     """Serves until the parent hangs up."""
     requests_fd, replies_fd, lifeline_fd = map(int, sys.argv[1:])
     _hold_on_to(lifeline_fd)
+    _ignore_stop_signals()
     with os.fdopen(requests_fd, encoding="utf-8", newline="\n") as requests:
         greeting = requests.readline()
         if not greeting:
@@ -95,6 +96,16 @@ def _prompt(fields: Mapping[str, Any]) -> Prompt:
 def _send(replies_fd: int, reply: Mapping[str, Any]) -> None:
     # At once, unbuffered: a crash in the next verdict must not take this one with it.
     os.write(replies_fd, json.dumps(reply).encode() + b"\n")
+
+
+def _ignore_stop_signals() -> None:
+    """Unblocks the signals that Ray's processes have blocked (only the driver acts on them), and ignores them.
+
+    What a verifier starts must end by SIGTERM as usual: it inherits a mask, and no handler.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGHUP, signal.SIGINT))
 
 
 def _hold_on_to(lifeline_fd: int) -> None:

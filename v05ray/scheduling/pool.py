@@ -18,7 +18,7 @@ from typing import Any
 
 from v05ray.outstanding import Outstanding
 from v05ray.ports import Generator, GeneratorLost, Held, Weights
-from v05ray.registry import RunError
+from v05ray.registry import ConfigError, RunError
 from v05ray.scheduling.scaling import Load, LoadMeter
 from v05ray.types import DrawRequest, Rollout
 
@@ -93,6 +93,8 @@ class GeneratorPool:
         self._load_timeout_s = load_timeout_s
         self._start_timeout_s = start_timeout_s
         self._last_failure = GeneratorLost("none was ever started")
+        self._fault: ConfigError | None = None
+        """What a replica cannot be started or updated with; every other replica would refuse it too."""
         self._replicas: dict[str, _Replica] = {}
         self._weights: Weights | None = None
         self._changed = asyncio.Condition()
@@ -144,10 +146,13 @@ class GeneratorPool:
         await self._set(replica, Life.GONE)
 
     async def until_ready(self) -> None:
-        """Returns when no replica is on its way up any more; raises `PoolExhausted` if none made it."""
+        """Returns when no replica is on its way up any more.
+
+        Raises `PoolExhausted` if none made it, and at once the `ConfigError` of one that can never be up.
+        """
         async with self._changed:
             await self._changed.wait_for(
-                lambda: all(r.life not in (Life.STARTING, Life.STALE) for r in self._replicas.values())
+                lambda: self._fault or all(r.life not in (Life.STARTING, Life.STALE) for r in self._replicas.values())
             )
         self._require_hope()
 
@@ -220,7 +225,9 @@ class GeneratorPool:
             self._spawn(replica, self._refresh(replica))
         async with self._changed:
             await self._changed.wait_for(
-                lambda: all(r.life is not Life.STALE for r in live) and (self._ready() or not self._hope())
+                lambda: (
+                    self._fault or (all(r.life is not Life.STALE for r in live) and (self._ready() or not self._hope()))
+                )
             )
         self._require_hope()
 
@@ -272,6 +279,8 @@ class GeneratorPool:
         return any(r.life in (Life.STARTING, Life.STALE, Life.READY) for r in self._replicas.values())
 
     def _require_hope(self) -> None:
+        if self._fault:
+            raise self._fault
         if not self._hope():
             raise NoGeneratorLeft(
                 f"no generator is left of {len(self._replicas)} (the last to fail: {self._last_failure}); "
@@ -308,6 +317,9 @@ class GeneratorPool:
             log.error("%s is gone: %s", replica.generator.generator_id, self._last_failure)
             await self._set(replica, Life.GONE)
             return
+        except ConfigError as error:
+            await self._refuse(replica, error)
+            return
         await self._set(replica, Life.STALE)
         await self._refresh(replica)
 
@@ -325,9 +337,18 @@ class GeneratorPool:
             await self._set(replica, Life.STARTING)
             await self._bring_up(replica, restart=True)
             return
+        except ConfigError as error:
+            await self._refuse(replica, error)
+            return
         replica.num_failures = 0
         self._live(replica, Life.READY)  # at once: `load_weights` must find it READY, or still about to look
         await self._set(replica, Life.READY)
+
+    async def _refuse(self, replica: _Replica, error: ConfigError) -> None:
+        """Another try would meet the same error, so the pool reports it to all that wait for it."""
+        self._fault = error
+        log.error("%s cannot serve: %s", replica.generator.generator_id, error)
+        await self._set(replica, Life.GONE)
 
     def _live(self, replica: _Replica, life: Life) -> None:
         replica.life = life

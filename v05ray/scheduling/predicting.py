@@ -103,8 +103,8 @@ class PredictorPool:
         finally:
             self._num_parts[name] -= 1
             self._meter.ended(len(part), num_answered)
-        async with self._answered:
-            self._answered.notify_all()
+            async with self._answered:  # also after a failure: `drain` waits until nothing is outstanding
+                self._answered.notify_all()
         return answers
 
 

@@ -66,7 +66,7 @@ def _add_address(parser: argparse.ArgumentParser) -> None:
 
 
 def run_submit(parsed: argparse.Namespace) -> int:
-    """Starts the job; 0, or with --follow the job's own outcome (0, 1, or 130 after Ctrl-C, which lets it run on)."""
+    """Starts the job; 0, or with --follow the job's own exit code (130 after Ctrl-C, which lets it run on)."""
     from v05ray.submit.client import connect, explained, submit
     from v05ray.submit.request import make_request
 
@@ -144,7 +144,7 @@ def run_stop(parsed: argparse.Namespace) -> int:
 
 
 def follow_to_end(jobs: Any, job_id: str, address: str | None) -> int:
-    """Prints the job's output until it ends; its exit code (0 or 1), or 130 after Ctrl-C."""
+    """Prints the job's output until it ends; its exit code, or 130 after Ctrl-C."""
     from v05ray.submit.client import LostHead, exit_code, explained, follow
 
     def write(piece: str) -> None:
@@ -160,7 +160,7 @@ def follow_to_end(jobs: Any, job_id: str, address: str | None) -> int:
     except LostHead as error:
         raise ConfigError(f"lost the head: {error}; job {job_id} may run on\n{_how_to(job_id, address)}") from error
     _say(_outcome(job_id, details))
-    return exit_code(details.status)
+    return exit_code(details.status, details.driver_exit_code)
 
 
 def describe(details: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from v05ray.exit_codes import ExitCode
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError
 from v05ray.submit.request import Request, derive_id
@@ -230,9 +231,11 @@ def stop(jobs: Jobs, job_id: str, *, wait_s: float, pause_s: float = 1.0) -> Any
         time.sleep(pause_s)
 
 
-def exit_code(status: str) -> int:
-    """0 for a job that succeeded, 1 for one that failed or was stopped."""
-    return 0 if status == "SUCCEEDED" else 1
+def exit_code(status: str, own: int | None) -> int:
+    """0 for a job that succeeded; for one that failed its `own` exit code (see `ExitCode`), as far as Ray knows it."""
+    if status == "SUCCEEDED":
+        return ExitCode.DONE
+    return own if status == "FAILED" and own is not None and own > 0 else ExitCode.FAILED
 
 
 def _first_line(error: Exception) -> str:

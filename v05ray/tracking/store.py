@@ -3,6 +3,7 @@
 The only file that imports MLflow's SDK, and only once there is something to send: importing it takes seconds.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -38,12 +39,24 @@ class Refused(RuntimeError):
 class MlflowStore:
     """The run that bears `run_key`, in one experiment of one tracking store."""
 
-    def __init__(self, uri: str, experiment: str, run_name: str, run_key: str, artifacts: Path | None) -> None:
-        """`artifacts` is where a new experiment keeps them; None leaves it to the server. Nothing is contacted yet."""
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        run_name: str,
+        run_key: str,
+        artifacts: Path | None,
+        database: Path | None = None,
+    ) -> None:
+        """Nothing is contacted yet.
+
+        `artifacts` is where a new experiment keeps them; None leaves it to the server. `database` is the SQLite file
+        that `uri` names, None for any other store.
+        """
         # Not in the sender's thread: a child process that the caller starts meanwhile would read a moving environ.
         _configure()
         self._uri, self._experiment, self._run_name = uri, experiment, run_name
-        self._run_key, self._artifacts = run_key, artifacts
+        self._run_key, self._artifacts, self._database = run_key, artifacts, database
         self._client: Any = None
         self._run_id = ""
         self._params: dict[str, str] = {}
@@ -55,7 +68,7 @@ class MlflowStore:
 
     def connect(self, run_id: str | None) -> str:
         """Find or make the run; returns its id. Raises `Away`."""
-        with _translated():
+        with _translated(), _alone_with(self._database):
             if self._client is None:
                 self._client = _make_client(self._uri)
             run = self._client.get_run(run_id) if run_id else self._find_or_make()
@@ -152,6 +165,21 @@ def _translated() -> Iterator[None]:
         raise (Refused if error.error_code in _REFUSALS else Away)(f"{error.error_code}: {message}") from error
     except (OSError, SQLAlchemyError) as error:  # requests' and urllib3's errors are OSErrors
         raise Away(f"{type(error).__name__}: {str(error)[:300]}") from error
+
+
+@contextmanager
+def _alone_with(database: Path | None) -> Iterator[None]:
+    """Inside, no other run connects to the same SQLite file.
+
+    The first contact creates its tables and migrates them. MLflow does not lock that: two at once leave a database that
+    is migrated in part, which MLflow refuses from then on.
+    """
+    if database is None:
+        yield
+        return
+    with database.with_name(f".{database.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # given up by the kernel with this process, however that ends
+        yield
 
 
 def _configure() -> None:

@@ -90,7 +90,7 @@ class MlflowTracker:
             self._spool.append({"kind": "status", "status": "RUNNING"})
         except OSError as error:
             raise TrackingError(f"cannot write {error.filename or run_dir}: {error.strerror or error}") from error
-        self._store = MlflowStore(self.uri, experiment, run_name, self._identity.key, artifacts)
+        self._store = MlflowStore(self.uri, experiment, run_name, self._identity.key, artifacts, database)
         self._last_error: str | None = None
         self._num_refused = 0
         self._wake, self._closing, self._abandoned = threading.Event(), threading.Event(), threading.Event()

@@ -29,7 +29,7 @@ async def refused(folder: Path, generators: GeneratorsConfig = GENERATORS, max_l
 
 async def test_a_context_longer_than_the_models(folder: Path):
     message = await refused(folder, max_length=600)
-    assert f"vLLM cannot serve {folder}" in message
+    assert f"vLLM cannot serve model.path {folder}" in message
     assert "max_model_len (600)" in message
 
 

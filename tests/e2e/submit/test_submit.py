@@ -82,7 +82,7 @@ def test_a_failure_and_a_stop_end_with_1_and_a_stopped_job_may_finish_its_step(
     running = start(head, patient, tmp_path)
     failed = start(head, "import sys\nprint('no')\nsys.exit(3)\n", tmp_path)
     done = v05ray("jobs", "logs", failed, "--follow", "--address", address)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "FAILED" in done.stderr
     assert "exit code 3" in done.stderr
     deadline = time.monotonic() + 60
@@ -105,7 +105,7 @@ def test_a_training_job_travels_and_reaches_its_command(head: Jobs, address: str
     # The model folder is missing on purpose: the job is whole when `v05ray train` itself says so, from the cluster.
     arguments = ["submit", "jobs/tiny_cpu.yaml", "--address", address, "--follow", f"run.output_dir={tmp_path}"]
     done = v05ray(*arguments, f"model.path={tmp_path}/absent", HF_TOKEN=SECRET, AWS_SECRET_ACCESS_KEY=SECRET)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "is not a Hugging Face model folder" in done.stdout
     assert "exit code 2" in done.stderr
     # Of what the head keeps and shows, nothing holds a secret of whoever submitted.

@@ -270,3 +270,43 @@ def test_an_unknown_record_is_refused(output_dir):
     store.connect(None)
     with pytest.raises(Refused, match="unknown kind of record 'damaged'"):
         store.send([{"kind": "damaged", "text": "x"}])
+
+
+FIRST_CONTACT = """
+import sys, time
+from pathlib import Path
+from v05ray.tracking import MlflowTracker
+import mlflow.store.tracking.sqlalchemy_store  # else the slower import lets the other one go first
+
+name, output = sys.argv[1], Path(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+tracker = MlflowTracker(output / name, uri=None, output_dir=output, experiment="test", run_name=name)
+tracker.log_metrics({"reward": 1.0}, 1)
+tracker.close(timeout_s=100)
+"""
+
+
+def test_runs_that_make_the_database_at_once_are_both_recorded(tmp_path):
+    runs = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", FIRST_CONTACT, name, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "two", "three")
+    }
+    for process in runs.values():
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in runs.values():
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = {name: process.communicate(timeout=120)[1] for name, process in runs.items()}
+    assert not any("is away" in words or "has not got" in words for words in said.values()), said
+    for name in runs:
+        run_id = json.loads((tmp_path / name / "mlflow-run.json").read_text())["run_id"]
+        assert history(tmp_path, run_id, "reward") == [(1, 1.0)]

@@ -49,6 +49,13 @@ def waits_for(path):
     return True
 
 
+def ends_a_child(_):
+    """As a verifier that runs code does: its child must end by SIGTERM."""
+    child = subprocess.Popen(["sleep", "100"])
+    child.terminate()
+    return child.wait(10) == -15
+
+
 def loops(_):
     while True:
         pass

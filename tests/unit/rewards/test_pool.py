@@ -64,6 +64,19 @@ def gone(*pids: int) -> bool:
     return all(not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
 
 
+async def test_a_worker_ignores_sigterm_and_its_children_do_not():
+    # Inside a run's actors the signal is blocked, which children inherit.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        async with pool_of(num_workers=1) as pool:
+            (worker,) = psutil.Process().children()
+            worker.send_signal(signal.SIGTERM)
+            assert await verdicts(pool, "ends_a_child") == [RIGHT]
+            assert worker.is_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 async def test_verdicts_are_counted_and_failures_are_named():
     async with pool_of() as pool:
         assert await verdicts(pool, "right", "wrong", "returns 0.5", "raises value", "right") == [

@@ -1,10 +1,12 @@
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from tests.fakes import FakeGenerator, make_prompt, make_request
 from v05ray.ports import GeneratorLost, Weights
+from v05ray.registry import ConfigError
 from v05ray.scheduling.pool import MAX_ATTEMPTS, GeneratorPool, Life, NoGeneratorLeft, PoolExhausted
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
@@ -265,3 +267,47 @@ async def test_the_last_failure_is_told_when_none_is_left(no_room: bool):
     with pytest.raises(NoGeneratorLeft, match=r"bucket 3 does not fit.*see the generators' logs") as raised:
         await pool.load_weights(Weights(1, None, 0))
     assert raised.value.no_room is no_room
+
+
+@dataclass
+class Refusing(FakeGenerator):
+    """Cannot start, or cannot load a version."""
+
+    refuses: str = "ready"
+    num_restarts: int = 0
+
+    async def ready(self) -> None:
+        if self.refuses == "ready":
+            raise ConfigError("the KV cache has no room for model.max_length")
+
+    async def load_weights(self, weights: Weights) -> int:
+        if self.refuses == "load_weights":
+            raise ConfigError("weights do not fit the model")
+        return await super().load_weights(weights)
+
+    async def restart(self) -> None:
+        self.num_restarts += 1
+
+
+async def test_a_replica_that_can_never_start_is_reported_at_once_and_not_restarted():
+    refusing = Refusing(REWARDS, "refusing")
+    slow = FakeGenerator(REWARDS, "slow")
+    slow.ready = asyncio.Event().wait  # type: ignore[method-assign,assignment]
+    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool.add([slow, refusing])
+    async with asyncio.timeout(2):
+        with pytest.raises(ConfigError, match="the KV cache has no room"):
+            await pool.until_ready()
+        with pytest.raises(ConfigError, match="the KV cache has no room"):
+            await pool.draw(request())
+    assert (refusing.num_restarts, pool.num_restarts) == (0, 0)
+    await pool.close()
+
+
+async def test_weights_that_do_not_fit_are_reported_at_once_and_the_replica_is_not_restarted():
+    refusing = Refusing(REWARDS, "refusing", refuses="load_weights")
+    pool = await started(refusing)
+    async with asyncio.timeout(2):
+        with pytest.raises(ConfigError, match="weights do not fit"):
+            await pool.load_weights(Weights(1, None, 0))
+    assert refusing.num_restarts == 0

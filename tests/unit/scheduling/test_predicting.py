@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.fakes import make_prompt
 from v05ray.config import ValueConfig
 from v05ray.scheduling.fleet import Fleet
+from v05ray.scheduling.pool import Life
 from v05ray.scheduling.predicting import CHUNK, PredictorPool, _parts, chunks
 from v05ray.scheduling.scaling import ScalingPolicy
 from v05ray.types import Prior, Prompt, SupportExample
@@ -106,6 +107,27 @@ async def test_a_leaver_answers_what_it_has_and_gets_no_more():
     await leaving
     await ask(pool, 64)
     assert [one.asked for one in slow] == [[32, 64], [32]]
+
+
+@dataclass
+class FailingPredictor(FakePredictor):
+    """Fails after a while."""
+
+    async def predict(self, *_: Any, **__: Any) -> list[Prior]:
+        await asyncio.sleep(0.01)
+        raise RuntimeError("out of memory")
+
+
+async def test_a_leaver_whose_prediction_fails_is_drained_all_the_same():
+    pool = PredictorPool([FakePredictor("value-0"), FailingPredictor("value-1")])
+    asking = asyncio.create_task(ask(pool, 64))
+    await asyncio.sleep(0)
+    leaving = asyncio.create_task(pool.drain("value-1"))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await asking
+    async with asyncio.timeout(2):
+        await leaving
+    assert (await pool.look()).lives == {"value-0": Life.READY, "value-1": Life.GONE}
 
 
 @dataclass

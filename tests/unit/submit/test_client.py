@@ -75,9 +75,20 @@ async def test_a_head_that_stays_away_is_given_up():
         await client.follow(head, "x", print, patience_s=0.2)
 
 
-@pytest.mark.parametrize(("status", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("STOPPED", 1)])
-def test_the_jobs_outcome_is_the_exit_code(status: str, code: int, capsys: pytest.CaptureFixture[str]):
-    head = FakeHead(jobs={"x": FakeJob("x", driver_exit_code=code)}, tails=[(["out\n"], status)])
+@pytest.mark.parametrize(
+    ("status", "own", "code"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 1, 1),
+        ("FAILED", 2, 2),
+        ("FAILED", 75, 75),
+        ("FAILED", None, 1),
+        ("FAILED", -9, 1),  # killed by a signal
+        ("STOPPED", None, 1),  # by a request; Ray does not keep how the job ended
+    ],
+)
+def test_the_jobs_exit_code_is_passed_on(status: str, own: int | None, code: int, capsys: pytest.CaptureFixture[str]):
+    head = FakeHead(jobs={"x": FakeJob("x", driver_exit_code=own)}, tails=[(["out\n"], status)])
     assert follow_to_end(head, "x", URL) == code
     captured = capsys.readouterr()
     assert captured.out == "out\n"
