@@ -23,7 +23,7 @@ from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import describe
 from v05ray.disk import LastResort
 from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
@@ -31,7 +31,7 @@ from v05ray.ledger import LedgerWriter
 from v05ray.memory import PeakMemory
 from v05ray.object_store import shortage
 from v05ray.ports import Roles
-from v05ray.preflight import Prepared, check_resources, local_node, prepare
+from v05ray.preflight import Prepared, check_resources, local_node, make_stream, prepare
 from v05ray.progress import Progress
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError, RunError
@@ -270,6 +270,8 @@ class _Training:
     async def train(self) -> RunState:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         with self._progress, _interruptible(self._progress) as stop:
+            for line in describe(self._prepared.train):
+                self._progress.note(line)
             while True:
                 self._trainer = None
                 try:
@@ -321,12 +323,7 @@ class _Training:
         return Trainer(
             config,
             roles,
-            stream=PromptStream(
-                self._prepared.train,
-                batch_size=config.run.prompts_per_step,
-                shuffle=config.data.shuffle,
-                seed=config.run.seed,
-            ),
+            stream=make_stream(config, self._prepared.train),
             eval_prompts=self._prepared.eval,
             ledger=LedgerWriter(folder.ledger),
             checkpoints=self._checkpoints,

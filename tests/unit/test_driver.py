@@ -15,7 +15,7 @@ from tests.fakes import FakeGenerator, FakeLearner, FakeRewardPool, FakeTracker,
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.disk import Disk, DiskStalled
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
@@ -84,7 +84,9 @@ async def trainer_of(
             tracker=world.tracker,
             values=world.values if config.value.enabled else None,
         ),
-        stream=PromptStream([make_prompt(n) for n in NAMES], batch_size=4, shuffle=True, seed=0),
+        stream=PromptStream(
+            [PromptSource("data", [make_prompt(n) for n in NAMES])], batch_size=4, shuffle=True, seed=0
+        ),
         eval_prompts=[make_prompt(name) for name in eval_names],
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=2),
