@@ -4,7 +4,8 @@ import xml.etree.ElementTree as ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from v05ray.curve import HEIGHT, WIDTH, Point, render_svg, sparkline
+from v05ray.figures.sparkline import sparkline
+from v05ray.figures.svg import HEIGHT, WIDTH, Bar, Point, Shade, render_bars, render_svg
 
 FINITE = st.floats(-1e6, 1e6)
 
@@ -48,3 +49,40 @@ def test_every_point_is_inside_the_picture(points):
     for circle in elements(svg, "circle"):
         assert -0.1 <= float(circle.attrib["cx"]) <= WIDTH + 0.1
         assert -0.1 <= float(circle.attrib["cy"]) <= HEIGHT + 0.1
+
+
+def test_intervals_areas_and_the_diagonal_by_hand():
+    svg = render_svg(
+        {"a": [Point(0.5, 0.5, 0.25, share=0.25)]},
+        title="t",
+        x_label="x",
+        y_label="y",
+        errors="interval",
+        x_range=(0, 1),
+        y_range=(0, 1),
+        diagonal=True,
+    )
+    diagonal, _ = elements(svg, "polyline")
+    assert diagonal.attrib["points"] == "56.0,316.0 624.0,40.0"  # corner to corner
+    (circle,) = elements(svg, "circle")
+    assert [circle.attrib[name] for name in ("cx", "cy", "r")] == ["340.0", "178.0", "8"]  # 2 + 12 sqrt(.25)
+    interval = elements(svg, "line")[-1]
+    assert [interval.attrib[name] for name in ("y1", "y2")] == ["247.0", "109.0"]  # .25 and .75
+
+
+def test_a_shaded_range_is_named_and_stays_within_the_axes():
+    shade = Shade("asleep", [(-5, 5)])
+    svg = render_svg({"a": [Point(0, 0), Point(10, 1)]}, title="t", x_label="x", y_label="y", shade=shade)
+    (ground,) = [rect for rect in elements(svg, "rect") if rect.attrib.get("class") == "shade"]
+    assert (float(ground.attrib["x"]), float(ground.attrib["width"])) == (56.0, 284.0)
+    assert "asleep" in {text.text for text in elements(svg, "text")}
+
+
+def test_bars_by_hand():
+    svg = render_bars([Bar(0, 0.5, 4, "two\nlines")], title="t", x_label="x", y_label="y", x_range=(0, 1))
+    (bar,) = [rect for rect in elements(svg, "rect") if rect.attrib.get("class") == "bar"]
+    assert (float(bar.attrib["x"]), float(bar.attrib["width"])) == (57.0, 282.0)
+    assert float(bar.attrib["height"]) == 220.8  # 4 of the 5 that the axis ends at, of 276 pixels
+    assert [text.text for text in elements(svg, "text") if text.text in ("two", "lines")] == ["lines", "two"]
+    empty = render_bars([], title="t", x_label="x", y_label="y", x_range=(0, 1))
+    assert "no values yet" in empty
