@@ -187,11 +187,11 @@ def rollouts_svg(groups: Sequence[Outcome]) -> str:
     bars = []
     for low, high, of_bin in _bins(with_prior):
         drawn = sum(group.num_rollouts for group in of_bin)
-        label = f"{_percent(len(of_bin) / len(with_prior))} of prompts\n{_percent(drawn / total)} of rollouts"
-        bars.append(Bar(low, high, drawn / len(of_bin), label if len(of_bin) > 1 else ""))
+        label = f"{_percent(len(of_bin) / len(with_prior))} / {_percent(drawn / total)}"
+        bars.append(Bar(low, high, drawn / len(of_bin), label))
     return render_bars(
         bars,
-        title="Rollouts by predicted success",
+        title="Rollouts by predicted success (above: share of the prompts / of the rollouts)",
         x_label="success predicted before sampling",
         y_label="mean rollouts per prompt",
         x_range=(0, 1),

@@ -73,16 +73,17 @@ def render_svg(
     """Named lines as SVG text.
 
     `errors` draws each point's stderr as a band along the line or as an interval of its own. `x_range` and `y_range`
-    are what the axes must show; what lies beyond is shown too. `diagonal` adds the dashed line y = x.
+    are what the axes must show; points beyond are shown too, errors are cut there. `diagonal` adds the line y = x.
     """
     lines = {name: points for name, points in lines.items() if points}
     parts = _head(title)
     if not lines:
         return _empty(parts)
     every = [point for points in lines.values() for point in points]
-    lowest = min(p.y - p.stderr for p in every)
     xs = [*(x_range or ()), *(p.x for p in every)]
-    ys = [*(y_range or ()), min(0.0, lowest) if from_zero else lowest, *(p.y + p.stderr for p in every)]
+    ys = [p.y for p in every]
+    ys += y_range or [p.y + sign * p.stderr for p in every for sign in (-1, 1)]
+    ys += [0.0] if from_zero else []
     x_ticks, y_ticks = _ticks(min(xs), max(xs)), _ticks(min(ys), max(ys))
     frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
     parts += _shade(frame, shade)
@@ -154,6 +155,9 @@ class _Frame:
     def y(self, value: float) -> float:
         return HEIGHT - _BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - _TOP - _BOTTOM)
 
+    def cut_y(self, value: float) -> float:
+        return self.y(min(max(value, self.y_low), self.y_high))
+
 
 def _ticks(low: float, high: float) -> list[float]:
     """Four to ten round numbers that enclose [low, high]."""
@@ -208,14 +212,14 @@ def _polyline(points: Sequence[tuple[float, float]], colour: str, dashes: str = 
 def _line(frame: _Frame, points: Sequence[Point], colour: str, errors: str) -> list[str]:
     parts = []
     if errors == "band" and any(p.stderr for p in points):
-        upper = [f"{frame.x(p.x):.1f},{frame.y(p.y + p.stderr):.1f}" for p in points]
-        lower = [f"{frame.x(p.x):.1f},{frame.y(p.y - p.stderr):.1f}" for p in reversed(points)]
+        upper = [f"{frame.x(p.x):.1f},{frame.cut_y(p.y + p.stderr):.1f}" for p in points]
+        lower = [f"{frame.x(p.x):.1f},{frame.cut_y(p.y - p.stderr):.1f}" for p in reversed(points)]
         parts.append(f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity="0.15"/>')
     parts.append(_polyline([(frame.x(p.x), frame.y(p.y)) for p in points], colour))
     for p in points:
         x, y = frame.x(p.x), frame.y(p.y)
         if errors == "interval" and p.stderr:
-            low, high = frame.y(p.y - p.stderr), frame.y(p.y + p.stderr)
+            low, high = frame.cut_y(p.y - p.stderr), frame.cut_y(p.y + p.stderr)
             parts.append(f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
         radius = 3.0 if p.share is None else 2 + 12 * p.share**0.5
         opacity = "" if p.share is None else ' fill-opacity="0.35"'

@@ -116,8 +116,7 @@ def test_a_bar_for_each_bin_of_the_prior_says_what_was_drawn_there():
     svg = rollouts_svg([*groups, outcome(1, None, 0.5, num_rollouts=16)])
     assert len(elements(svg, "rect", "bar")) == 2
     texts = [text.text for text in elements(svg, "text")]
-    assert [text for text in texts if text and "of prompts" in text] == ["75% of prompts", "25% of prompts"]
-    assert [text for text in texts if text and "of rollouts" in text] == ["50% of rollouts", "50% of rollouts"]
+    assert [text for text in texts if text and "%" in text] == ["75% / 50%", "25% / 50%"]
 
 
 def test_a_run_without_a_prior_has_no_such_figures(tmp_path):

@@ -70,6 +70,13 @@ def test_intervals_areas_and_the_diagonal_by_hand():
     assert [interval.attrib[name] for name in ("y1", "y2")] == ["247.0", "109.0"]  # .25 and .75
 
 
+def test_errors_are_cut_where_the_axis_ends():
+    beyond = {"a": [Point(0, 0.9, 0.5), Point(1, 0.5, 0.9)]}
+    svg = render_svg(beyond, title="t", x_label="x", y_label="y", errors="interval", y_range=(0, 1))
+    ends = [(line.attrib["y1"], line.attrib["y2"]) for line in elements(svg, "line")[-2:]]
+    assert ends == [("205.6", "40.0"), ("316.0", "40.0")]  # .4 to 1 and 0 to 1
+
+
 def test_a_shaded_range_is_named_and_stays_within_the_axes():
     shade = Shade("asleep", [(-5, 5)])
     svg = render_svg({"a": [Point(0, 0), Point(10, 1)]}, title="t", x_label="x", y_label="y", shade=shade)
