@@ -191,8 +191,8 @@ def rollouts_svg(groups: Sequence[Outcome]) -> str:
         bars.append(Bar(low, high, drawn / len(of_bin), label))
     return render_bars(
         bars,
-        title="Rollouts by predicted success (above: share of the prompts / of the rollouts)",
-        x_label="success predicted before sampling",
+        title="Rollouts by predicted success",
+        x_label="success predicted before sampling (on the bars: share of prompts / of rollouts)",
         y_label="mean rollouts per prompt",
         x_range=(0, 1),
     )
