@@ -213,6 +213,7 @@ async def test_metrics_have_the_fields_names_and_hand_worked_values(tmp_path: Pa
     assert metrics["critic/score/mean"] == 0.5
     assert metrics["v05/rollouts_per_prompt"] == 4
     assert (metrics["data/fake/share"], metrics["data/fake/score/mean"]) == (1, 0.5)
+    assert metrics["data/data/epochs"] == 4 / len(NAMES)
     assert metrics["v05/stopped_accepted_fraction"] == 1
     assert metrics["v05/topped_up_fraction"] == 0
     assert metrics["response_length/mean"] == 3

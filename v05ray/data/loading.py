@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 _TOKENIZE_CHUNK = 512
 """Rows tokenised together: fast tokenizers work in parallel, and a limit of 200 does not tokenise the whole file."""
 
+_MOST_NAMES = 3
+"""Names of prompts that a source without a label is called by."""
+
 
 class PromptTooLong(ConfigError):
     """A prompt leaves no room for a response in the model's context."""
@@ -160,7 +163,10 @@ def _parts(weights: Sequence[float], available: Sequence[int], total: int | None
 
 def _name(spec: SourceSpec, prompts: Sequence[Prompt]) -> str:
     """What a source is called: its label, or the names of its prompts."""
-    return spec.label or " + ".join(sorted({prompt.source for prompt in prompts}))
+    names = sorted({prompt.source for prompt in prompts})
+    if len(names) > _MOST_NAMES:
+        names = [names[0], f"{len(names) - 1} more"]
+    return spec.label or " + ".join(names)
 
 
 class _Loader:

@@ -347,3 +347,9 @@ def test_a_source_named_all_is_refused(tmp_path):
         splits(named(tmp_path, "all", ["a"]), None)
     with pytest.raises(ConfigError, match=r"data\.eval: .*must not be named 'all'"):
         splits(named(tmp_path, "x", ["a"]), named(tmp_path, "y", ["b"], label="all"))
+
+
+def test_a_source_of_many_names_is_called_by_the_first(tmp_path):
+    rows = [qa(f"q{i}", data_source=f"s{i}") for i in range(5)]
+    spec = {"name": "jsonl", "path": write(tmp_path / "x.jsonl", rows)}
+    assert [source.name for source in splits(spec, None).sources] == ["s0 + 4 more"]
