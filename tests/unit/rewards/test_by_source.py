@@ -7,7 +7,9 @@ from v05ray.config_files import make_config
 from v05ray.preflight import outside_code
 from v05ray.registry import ConfigError
 from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
+from v05ray.rewards.pool import VerifierPool
 from v05ray.rewards.verifiers import verifiers
+from v05ray.types import Rollout
 
 
 def config(train, held_out=None, verifier="last_integer"):
@@ -47,3 +49,15 @@ def test_a_verifier_needs_a_label_and_one_label_has_one_verifier():
 def test_code_of_ones_own_is_named_by_its_source():
     mine = config([source(label="a", verifier={"name": "python", "path": "my.module:judge"})])
     assert outside_code(mine) == ["the verifier of source 'a' runs my.module:judge"]
+
+
+async def test_the_verifiers_processes_judge_each_source_by_its_own():
+    pool = VerifierPool(with_source_verifiers(config([source(label="sums"), source(label="words", verifier="exact")])))
+    try:
+        verdicts = []
+        for name, text in (("sums", "it is 4"), ("words", "it is 4"), ("words", "4")):
+            rollout = Rollout("p", 0, text, (), (), "stop", 0, "g0", 0.0)
+            verdicts.append((await pool.score(make_prompt("p", answer="4", source=name), rollout)).verdict)
+    finally:
+        pool.close()
+    assert verdicts == ["correct", "wrong", "correct"]
