@@ -35,7 +35,7 @@ from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerWriter
 from v05ray.ports import GeneratorLost, Roles, Weights
@@ -242,13 +242,16 @@ async def measure(config: Config, folder: Path) -> tuple[float, list[Step], dict
     await asyncio.gather(rewards.ready(), scheduler.start())
     up_s = time.perf_counter() - start
     size = config.run.prompts_per_step
-    ids = range(size * config.run.num_steps)
+    prompts = [
+        Prompt(f"p{i}", f"question {i}", tuple(range(PROMPT_TOKENS)), "7", "stub")
+        for i in range(size * config.run.num_steps)
+    ]
     watch = Watch()
     trainer = Trainer(
         config,
         Roles(scheduler, rewards, FakeLearner(), FakeTracker(), StubValues()),
         stream=PromptStream(
-            [Prompt(f"p{i}", f"question {i}", tuple(range(PROMPT_TOKENS)), "7", "stub") for i in ids],
+            [PromptSource("stub", prompts)],
             batch_size=size,
             shuffle=True,
             seed=0,

@@ -1,5 +1,6 @@
 """What the commands print before and after the work."""
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -7,6 +8,8 @@ from rich.console import Console
 from v05ray.config import Config
 from v05ray.doctor import asked_table
 from v05ray.exit_codes import ExitCode
+from v05ray.figures.run import source_rows, write_figures
+from v05ray.ledger import LedgerError
 from v05ray.preflight import local_node
 from v05ray.progress import Summary, summary_table, write_curve
 from v05ray.tracking.uri import default_uri, how_to_look
@@ -23,7 +26,7 @@ def print_asked(config: Config) -> None:
 
 
 def print_outcome(config: Config, outcome: "Outcome") -> None:
-    """The final table; it is also kept in the run's folder, with the accuracy curve as a figure."""
+    """The final table; it is also kept in the run's folder, with the figures."""
     folder, state = outcome.folder, outcome.state
     uri = config.tracking.uri or default_uri(config.run.output_dir)
     text = summary_table(
@@ -37,6 +40,7 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
             seconds=state.seconds,
             wall_s=outcome.wall_s,
             peak_bytes=outcome.peak_bytes,
+            sources=source_rows(folder.path),
             places={
                 "model": str(folder.model),
                 "ledger": f"{folder.ledger}/rollouts-*.parquet, decisions-*.parquet; v05ray replay {folder.path}",
@@ -50,6 +54,9 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
     if len(state.curve) > 1:
         write_curve(folder.curve, state.curve, title=f"{folder.path.name}: {config.recipe}")
         print(f"\naccuracy curve: {folder.curve}")
+    with contextlib.suppress(LedgerError):  # stopped before the first step: there is nothing to draw
+        for path in write_figures(folder.path):
+            print(f"figure: {path}")
     if outcome.interrupted:
         saved = (
             f"the checkpoint of step {state.step} is whole"

@@ -13,7 +13,6 @@ refuses `@` in names, and in a source's name what it refuses becomes `_`).
 """
 
 import asyncio
-import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from math import comb, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from v05ray.metrics import name_part
 from v05ray.ports import RewardPool
 from v05ray.registry import ConfigError
 from v05ray.rewards.answers import answer_key
@@ -31,7 +31,6 @@ DrawFunction = Callable[[DrawRequest], Awaitable[list[Rollout]]]
 """All rollouts of a request, in the order of its sample indices; `Scheduler.draw` and `Generator.draw` are such."""
 
 Kind = Literal["greedy", "sampled"]
-_REFUSED = re.compile(r"[^\w.\- :/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def summarise(rows: Sequence[EvalRow]) -> dict[str, float]:
         by_source[row.source].append(row)
         by_source["all"].append(row)
     return {
-        f"val/{_REFUSED.sub('_', source)}/{name}": value
+        f"val/{name_part(source)}/{name}": value
         for source, of_source in sorted(by_source.items())
         for name, value in _source_metrics(of_source).items()
     }

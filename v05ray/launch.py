@@ -21,7 +21,7 @@ from v05ray.actors.start import start_all, start_inference
 from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import describe
 from v05ray.disk import LastResort
 from v05ray.driver import Trainer
 from v05ray.evaluate import EvalReport, evaluate
@@ -31,7 +31,7 @@ from v05ray.machine.settle import settle
 from v05ray.memory import PeakMemory
 from v05ray.object_store import shortage
 from v05ray.ports import Roles
-from v05ray.preflight import Prepared, check_resources, local_node, prepare
+from v05ray.preflight import Prepared, check_resources, local_node, make_stream, prepare
 from v05ray.private_cluster import private_cluster
 from v05ray.progress import Progress
 from v05ray.redaction import redact
@@ -287,6 +287,8 @@ class _Training:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         stop = Stop(self._progress.note)
         with plain_errors(), self._progress, self._signals.delivered(stop.ask):
+            for line in describe(self._prepared.train):
+                self._progress.note(line)
             while True:
                 self._trainer = None
                 try:
@@ -338,12 +340,7 @@ class _Training:
         return Trainer(
             config,
             roles,
-            stream=PromptStream(
-                self._prepared.train,
-                batch_size=config.run.prompts_per_step,
-                shuffle=config.data.shuffle,
-                seed=config.run.seed,
-            ),
+            stream=make_stream(config, self._prepared.train),
             eval_prompts=self._prepared.eval,
             ledger=LedgerWriter(folder.ledger),
             checkpoints=self._checkpoints,

@@ -1,6 +1,7 @@
 """What a step measured, in the field's metric names; pure functions of records."""
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,13 @@ from statistics import fmean, pstdev
 from time import perf_counter
 
 from v05ray.types import RolloutGroup
+
+_REFUSED = re.compile(r"[^\w.\- :/]")
+
+
+def name_part(source: str) -> str:
+    """A source's name as a part of a metric's name: what MLflow refuses becomes `_`."""
+    return _REFUSED.sub("_", source)
 
 
 @dataclass
@@ -97,3 +105,17 @@ def prior_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "v05/prior_std": pstdev(values),
         "v05/prior_base_rate_fraction": fallback / len(with_prior),
     }
+
+
+def source_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Share of the prompts, mean score and rollouts per prompt of each source that the step's prompts came from."""
+    by_source: dict[str, list[RolloutGroup]] = defaultdict(list)
+    for group in groups:
+        by_source[group.prompt.source].append(group)
+    metrics: dict[str, float] = {}
+    for source, of_source in sorted(by_source.items()):
+        prefix = f"data/{name_part(source)}"
+        metrics[f"{prefix}/share"] = len(of_source) / len(groups)
+        metrics[f"{prefix}/score/mean"] = fmean(fmean(group.rewards) for group in of_source)
+        metrics[f"{prefix}/rollouts_per_prompt"] = fmean(len(group.scored) for group in of_source)
+    return metrics

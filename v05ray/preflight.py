@@ -3,7 +3,7 @@
 import logging
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import psutil
 from v05ray import layout, model_folder
 from v05ray.config import Config
 from v05ray.data.loading import load_splits
+from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
+from v05ray.rewards.by_source import source_verifiers
 from v05ray.rewards.verifiers import check_verifier
 from v05ray.types import Prompt
 
@@ -26,7 +28,7 @@ class Prepared:
     """What was loaded on the way."""
 
     tokenizer: Any
-    train: list[Prompt]
+    train: tuple[PromptSource, ...]
     eval: list[Prompt]
     counts: Mapping[str, int]
     """Rows left out, by reason; see `data.loading.Splits`."""
@@ -37,7 +39,8 @@ def prepare(config: Config) -> Prepared:
     for named in outside_code(config):
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
-    check_verifier(config.rewards.verifier.name, config.rewards.verifier.options)
+    for verifier in source_verifiers(config).values():
+        check_verifier(verifier.name, verifier.options)
     tokenizer = load_tokenizer(config)
     splits = load_splits(
         config.data,
@@ -55,14 +58,24 @@ def prepare(config: Config) -> Prepared:
             f"data.train gives {len(splits.train)} prompts, fewer than run.prompts_per_step "
             f"{config.run.prompts_per_step}; take more data or a smaller batch"
         )
-    return Prepared(tokenizer, splits.train, splits.eval, splits.counts)
+    # Made once to refuse what it cannot deal before anything heavy starts.
+    make_stream(config, splits.sources)
+    return Prepared(tokenizer, splits.sources, splits.eval, splits.counts)
+
+
+def make_stream(config: Config, sources: Sequence[PromptSource]) -> PromptStream:
+    """The stream of training prompts that the config asks for; raises `ConfigError`."""
+    run = config.run
+    return PromptStream(sources, batch_size=run.prompts_per_step, shuffle=config.data.shuffle, seed=run.seed)
 
 
 def outside_code(config: Config) -> list[str]:
     """What the run will load that is code and not part of this package: said in its log before any of it runs."""
     named = []
-    if config.rewards.verifier.name == "python":
-        named.append(f"rewards.verifier runs {config.rewards.verifier.options['path']}")
+    for source, verifier in source_verifiers(config).items():
+        if verifier.name == "python":
+            key = f"the verifier of source {source!r}" if source else "rewards.verifier"
+            named.append(f"{key} runs {verifier.options['path']}")
     if config.model.trust_remote_code:
         named.append(f"model.trust_remote_code: code in {config.model.path} runs")
     return named

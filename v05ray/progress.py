@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from v05ray import curve
+from v05ray.figures import svg
+from v05ray.figures.sparkline import sparkline
 from v05ray.types import RolloutGroup, StepReport
 
 _WINDOW = 10
@@ -134,7 +135,7 @@ class Progress:
         text.append(self.line(), style="bold")
         text.append(f"  {activity}")
         if len(self._rewards) > 1:
-            text.append(f"  {curve.sparkline(list(self._rewards))}", style="cyan")
+            text.append(f"  {sparkline(list(self._rewards))}", style="cyan")
         return text
 
 
@@ -178,6 +179,8 @@ class Summary:
     peak_bytes: int
     places: Mapping[str, str]
     """What lies where, and how to look at it: `model` to a path, `MLflow` to a command, ..."""
+    sources: Sequence[tuple[str, str]] = ()
+    """A row for each source of prompts, where there are several."""
 
 
 _STAGES = {
@@ -203,6 +206,7 @@ def summary_table(summary: Summary) -> str:
         ("rollouts drawn", f"{summary.num_rollouts:,}"),
         ("mean rollouts per prompt", f"{per_prompt:.2f}"),
         ("response tokens", f"{summary.num_response_tokens:,}"),
+        *summary.sources,
         *((f"time: {_STAGES.get(stage, stage)}", f"{spent:.1f} s") for stage, spent in summary.seconds.items()),
         ("time: start to end", duration(summary.wall_s)),
         ("peak memory", f"{summary.peak_bytes / 2**30:.1f} GiB"),
@@ -219,7 +223,7 @@ def _accuracy_rows(points: Sequence[Mapping[str, float]]) -> list[tuple[str, str
         rows.append((f"held-out accuracy, {label}", f"{before} (step {first:g}) -> {after} (step {last:g})"))
         if len(points) > 2:
             values = [point[name] for point in points if name in point]
-            rows.append((f"its curve, {min(values):.2f} to {max(values):.2f}", curve.sparkline(values)))
+            rows.append((f"its curve, {min(values):.2f} to {max(values):.2f}", sparkline(values)))
     return rows
 
 
@@ -240,10 +244,10 @@ def write_curve(path: Path, points: Sequence[Mapping[str, float]], *, title: str
     """The accuracy curve as an SVG file. Raises `OSError`."""
     names = accuracy_names(points[0]) if points else {}
     lines = {
-        label: [curve.Point(p["step"], p[name], p.get(f"{name}_stderr", 0.0)) for p in points if name in p]
+        label: [svg.Point(p["step"], p[name], p.get(f"{name}_stderr", 0.0)) for p in points if name in p]
         for name, label in names.items()
     }
-    curve.write_svg(path, lines, title=title, x_label="optimiser steps", y_label="held-out accuracy")
+    svg.write_svg(path, lines, title=title, x_label="optimiser steps", y_label="held-out accuracy")
 
 
 def _markdown(header: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:

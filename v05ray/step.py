@@ -22,7 +22,7 @@ from v05ray.disk import Disk
 from v05ray.feeding import Feeder, train_samples
 from v05ray.ledger import LedgerWriter
 from v05ray.losses.group_filter import counts
-from v05ray.metrics import Stopwatch, prior_metrics, rollout_metrics
+from v05ray.metrics import Stopwatch, name_part, prior_metrics, rollout_metrics, source_metrics
 from v05ray.ports import BatchRequest, Roles
 from v05ray.priors import Priors
 from v05ray.progress import Progress
@@ -225,6 +225,8 @@ class Stepper:
             {
                 **rollouts,
                 "v05/filtered_groups": float(sum(not self._counts(group) for group in groups)),
+                **source_metrics(groups),
+                **{f"data/{name_part(name)}/epochs": passes for name, passes in self._stream.epochs.items()},
                 **prior_metrics(groups),
                 **(self._priors.metrics() if self._roles.values else {}),
                 **self._estimator.metrics(),

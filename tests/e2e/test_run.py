@@ -110,6 +110,9 @@ def test_it_prints_the_table_and_leaves_model_curve_config_and_logs(whole_run: t
         assert row in printed
     for name in ("config.yaml", "summary.md", "curve.svg", "model/config.json", "logs"):
         assert (run / name).exists()
+    for name in ("prior-skill.svg", "prior-reliability.svg", "rollouts-by-prior.svg"):
+        assert "<svg" in (run / name).read_text()
+        assert f"figure: {run / name}" in printed
     assert not (run / "logs").is_symlink()
 
 
@@ -180,6 +183,7 @@ def weights_of_start(model: Path) -> dict[str, np.ndarray]:
     [
         ("model.path=nowhere", "is not a Hugging Face model folder"),
         ("data.train.size=20", "fewer than run.prompts_per_step 32"),
+        ("data.eval=[jsonl, parquet]", "'jsonl' needs path"),
         ("model.max_length=4096", "exceeds the model's context of"),
         ("model.max_length=32", "tokens"),
         ("generators.count=9", "no room for"),

@@ -209,6 +209,7 @@ def test_secrets_do_not_go_into_the_manifest(tmp_path):
 
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {"d": [2, 3]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2, 3], "e": {}}
+    assert flatten({"a": [{"b": 1}, {"b": 2}], "c": []}) == {"a.0.b": 1, "a.1.b": 2, "c": []}
 
 
 def test_a_learner_that_fails_leaves_the_older_one(tmp_path):

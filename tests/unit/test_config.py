@@ -88,8 +88,34 @@ def test_overrides_read_numbers_as_people_write_them_and_reach_into_specs(tmp_pa
     config = load_config(path, ["learner.learning_rate=2e-5", "budget.rule.cost=1e-3", "data.eval=jsonl", "run.seed=7"])
     assert config.learner.learning_rate == 2e-5
     assert config.budget.rule.options["cost"] == 1e-3
-    assert config.data.eval is not None
+    assert [source.name for source in config.data.eval or ()] == ["jsonl"]
     assert config.run.seed == 7
+
+
+def test_one_source_of_prompts_or_a_list_is_saved_as_it_was_written(tmp_path: Path):
+    gcd = {"name": "reasoning_gym", "task": "gcd", "size": 5}
+    for train in (gcd, [gcd, {"name": "jsonl", "path": "x", "weight": 2.0, "label": "mine", "verifier": "math"}]):
+        config = make_config({**MINIMAL, "data": {"train": train}})
+        dumped = config.model_dump(mode="json")["data"]["train"]
+        if isinstance(train, dict):
+            assert dumped == gcd
+        else:
+            assert dumped == [gcd, {**train[1], "verifier": {"name": "math"}}]
+        assert load_config(write(tmp_path, to_yaml(config))) == config
+    assert [source.options for source in config.data.train] == [{"task": "gcd", "size": 5}, {"path": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ([], r"data\.train: Tuple should have at least 1 item"),
+        ([{"name": "jsonl", "weight": 0}], r"data\.train\.0\.weight: Input should be greater than 0"),
+        ([{"name": "jsonl"}, {"path": "x"}], r"data\.train\.1\.name is required"),
+    ],
+)
+def test_a_list_of_sources_that_cannot_be_read_is_refused_by_its_place(train, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config({**MINIMAL, "data": {"train": train}})
 
 
 @pytest.mark.parametrize("override", ["run.seed", "=3", "run.seed.x=3"])

@@ -15,7 +15,7 @@ from tests.fakes import FakeGenerator, FakeLearner, FakeRewardPool, FakeTracker,
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.disk import Disk, DiskStalled
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
@@ -84,7 +84,9 @@ async def trainer_of(
             tracker=world.tracker,
             values=world.values if config.value.enabled else None,
         ),
-        stream=PromptStream([make_prompt(n) for n in NAMES], batch_size=4, shuffle=True, seed=0),
+        stream=PromptStream(
+            [PromptSource("data", [make_prompt(n) for n in NAMES])], batch_size=4, shuffle=True, seed=0
+        ),
         eval_prompts=[make_prompt(name) for name in eval_names],
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=2),
@@ -210,6 +212,8 @@ async def test_metrics_have_the_fields_names_and_hand_worked_values(tmp_path: Pa
     (metrics,) = [m for _, m in world.tracker.metrics if "critic/score/mean" in m]
     assert metrics["critic/score/mean"] == 0.5
     assert metrics["v05/rollouts_per_prompt"] == 4
+    assert (metrics["data/fake/share"], metrics["data/fake/score/mean"]) == (1, 0.5)
+    assert metrics["data/data/epochs"] == 4 / len(NAMES)
     assert metrics["v05/stopped_accepted_fraction"] == 1
     assert metrics["v05/topped_up_fraction"] == 0
     assert metrics["response_length/mean"] == 3

@@ -20,6 +20,7 @@ from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import ValuePlaces, start_values
 from v05ray.config import Config
 from v05ray.ports import Roles, Tracker
+from v05ray.rewards.by_source import with_source_verifiers
 from v05ray.scheduling.predicting import PredictorPool
 
 
@@ -101,7 +102,7 @@ async def _inference(
             max_concurrency=1000,
             scheduling_strategy=on(groups["rewards"]),
         )
-        .remote(config.rewards)
+        .remote(with_source_verifiers(config))
     )
     rewards = RayRewardPool(reward_actor)
     namespace = address.namespace if address else None

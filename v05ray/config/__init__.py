@@ -15,6 +15,7 @@ from v05ray.config.run import (
     ModelConfig,
     RunConfig,
     SamplingConfig,
+    SourceSpec,
     TrackingConfig,
 )
 from v05ray.config.section import Fraction, Section, Spec
@@ -34,6 +35,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "Section",
+    "SourceSpec",
     "Spec",
     "TrackingConfig",
     "ValueConfig",

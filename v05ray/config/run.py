@@ -1,9 +1,9 @@
 """The sections of the run as a whole: what it trains on, how it draws, what it tells, where it runs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from v05ray.config.section import Fraction, Section, Spec
 
@@ -54,13 +54,54 @@ class ModelConfig(Section):
     more than this, in nats a token on average, the run stops. None: .001 in float32, .1 in bfloat16."""
 
 
+class SourceSpec(Spec):
+    """One source of prompts: its kind and that kind's options, and what holds for every kind.
+
+    `{name: reasoning_gym, task: gcd, size: 500, weight: 2, label: gcd_small}`
+    """
+
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Share of the prompts relative to the other sources', given for all of them or for none. Without: in training the
+    number of a source's prompts, in evaluation the same for each."""
+    label: str | None = Field(default=None, min_length=1)
+    """What metrics call the source's prompts; None keeps the name of the task, of the record
+    (`data_source`) or of the file."""
+    verifier: Spec | None = None
+    """Judges the source's responses instead of `rewards.verifier`."""
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As it was written: a config saved before these fields existed is still equal.
+        unset = [name for name in ("weight", "label", "verifier") if getattr(self, name) is None]
+        return {name: value for name, value in serialize(self).items() if name not in unset}
+
+
+def _as_list(value: Any) -> Any:
+    if value is None:
+        return None
+    listed = value if isinstance(value, list | tuple) else [value]
+    return [one.model_dump() if isinstance(one, Spec) else one for one in listed]
+
+
+def _as_written(sources: tuple[SourceSpec, ...]) -> Any:
+    dumped = [source.model_dump(mode="json") for source in sources]
+    return dumped[0] if len(dumped) == 1 else dumped
+
+
+Sources = Annotated[
+    tuple[SourceSpec, ...], Field(min_length=1), BeforeValidator(_as_list), PlainSerializer(_as_written)
+]
+"""One source or a list of them; one is a list of one."""
+
+
 class DataConfig(Section):
     """Prompts and how they are put to the policy."""
 
-    train: Spec
-    """Where prompts come from: `reasoning_gym`, `jsonl`, `parquet`, `huggingface`, with their options."""
-    eval: Spec | None = None
-    """Held-out prompts, disjoint from the training ones; None switches evaluation off."""
+    train: Sources
+    """Where prompts come from: one source or a list of them, of any kinds (`reasoning_gym`, `jsonl`, `parquet`,
+    `huggingface`), each with its options and, if wanted, `weight`, `label` and `verifier`."""
+    eval: Sources | None = None
+    """Held-out prompts, disjoint from the training ones, of one source or several; None switches evaluation off."""
     system_prompt: str | None = None
     """System message put before each question."""
     suffix: str = ""
@@ -103,7 +144,8 @@ class EvaluationConfig(Section):
     """Held-out evaluation."""
 
     num_prompts: int = Field(default=200, ge=1)
-    """Held-out prompts used, taken from the start of `data.eval`."""
+    """Held-out prompts used, taken from the start of `data.eval`; of several sources each gives its share by weight
+    (the same number where no weights are given), and one that has fewer leaves the rest to the others."""
     every: int = Field(default=10, ge=0)
     """Steps between evaluations; 0 means only at start and end."""
     samples_per_prompt: int = Field(default=1, ge=0)

@@ -4,11 +4,11 @@
 - `sources`     the registry, and the file formats: `jsonl`, `parquet`, `huggingface`
 - `procedural`  `reasoning_gym`: generated tasks with their own scorers
 - `loading`     sources to `Prompt`s: `load_prompts`, `load_splits`
-- `stream`      `PromptStream`, whose cursor is checkpointed
+- `stream`      `PromptStream`: batches from one source or several by weight; its cursor is checkpointed
 """
 
 from v05ray.data.loading import PromptTooLong, Splits, load_prompts, load_splits
 from v05ray.data.sources import sources
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import PromptSource, PromptStream
 
-__all__ = ["PromptStream", "PromptTooLong", "Splits", "load_prompts", "load_splits", "sources"]
+__all__ = ["PromptSource", "PromptStream", "PromptTooLong", "Splits", "load_prompts", "load_splits", "sources"]

@@ -7,6 +7,8 @@ Policy, in one place:
   each question a hundred times); with another answer, it is a bad row.
 - A training question that also stands in the loaded held-out prompts (same text but for case and white space) is left
   out of training and counted: the held-out set stays as it was named.
+- Several sources are read one after the other, and these rules hold across them; `skip_bad_rows` holds for each. Two
+  sources must not give prompts of one name, by which metrics are split: `label` renames a source's prompts.
 - A prompt's id is `SOURCE-ROWID` where the source has ids, else `SOURCE-HASH` of its text: the same question has the
   same id in every run, however the file is cut or sorted.
 """
@@ -15,15 +17,16 @@ import hashlib
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
-from v05ray.config import DataConfig, Spec
+from v05ray.config import DataConfig, SourceSpec
 from v05ray.data import procedural  # noqa: F401  (registers `reasoning_gym`)
 from v05ray.data.rows import BadRow, Row
 from v05ray.data.sources import Source, sources
+from v05ray.data.stream import PromptSource, next_source
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.types import Prompt
@@ -32,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _TOKENIZE_CHUNK = 512
 """Rows tokenised together: fast tokenizers work in parallel, and a limit of 200 does not tokenise the whole file."""
+
+_MOST_NAMES = 3
+"""Names of prompts that a source without a label is called by."""
 
 
 class PromptTooLong(ConfigError):
@@ -42,39 +48,64 @@ class PromptTooLong(ConfigError):
 class Splits:
     """Training and held-out prompts that share no question."""
 
-    train: list[Prompt]
+    sources: tuple[PromptSource, ...]
+    """Training prompts by entry of `data.train`, in its order, with their weights."""
     eval: list[Prompt]
     counts: Mapping[str, int]
     """What was left out: `train/bad_rows`, `train/repeats`, `train/in_eval`, `eval/bad_rows`, `eval/repeats`."""
 
+    @property
+    def train(self) -> list[Prompt]:
+        """All training prompts, source by source."""
+        return list(chain.from_iterable(source.prompts for source in self.sources))
+
 
 def load_prompts(
-    spec: Spec, data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, limit: int | None = None
+    specs: Sequence[SourceSpec],
+    data: DataConfig,
+    tokenizer: Any,
+    *,
+    max_prompt_tokens: int,
+    seed: int,
+    limit: int | None = None,
 ) -> list[Prompt]:
-    """The first `limit` (or all) usable prompts of one source, in its order.
+    """The usable prompts of some sources, one source after the other, of each the first `limit` (or all) in its order.
 
     `tokenizer` is a Hugging Face tokenizer; `max_prompt_tokens` is what the context leaves beside the response; `seed`
     is for generated sources whose spec has none. Raises `ConfigError` for a source that cannot be read, is empty, or
     has more bad rows than `data.skip_bad_rows`, and `PromptTooLong`.
     """
-    return _Loader(spec, data, tokenizer, max_prompt_tokens).load(seed, limit, frozenset())[0]
+    loader = _Loader(data, tokenizer, max_prompt_tokens)
+    return list(chain.from_iterable(_load_all(loader, specs, seed, limit, frozenset(), "data.train")))
 
 
 def load_splits(
     data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, num_eval: int | None = None
 ) -> Splits:
-    """Training prompts and the first `num_eval` held-out ones, disjoint by text; see the policy above."""
+    """Training prompts and `num_eval` held-out ones (None: all), disjoint by text; see the policy above.
+
+    Of several held-out sources each gives the first ones of its share; see `EvaluationConfig.num_prompts`.
+    """
     held_out: list[Prompt] = []
     counts: Counter[str] = Counter()
     if data.eval is not None:
-        loader = _Loader(data.eval, data, tokenizer, max_prompt_tokens)
-        held_out, left_out = loader.load(derive_seed("data", "eval", seed), num_eval, frozenset())
-        counts.update({f"eval/{name}": count for name, count in left_out.items()})
+        weights = _weights(data.eval, "data.eval")
+        loader = _Loader(data, tokenizer, max_prompt_tokens)
+        eval_seed = derive_seed("data", "eval", seed)
+        by_source = _load_all(loader, data.eval, eval_seed, num_eval, frozenset(), "data.eval")
+        parts = _parts(weights or [1.0] * len(by_source), [len(prompts) for prompts in by_source], num_eval)
+        held_out = [p for prompts, part in zip(by_source, parts, strict=True) for p in prompts[:part]]
+        counts.update({f"eval/{name}": count for name, count in loader.left_out.items()})
     exclude = frozenset(_text_key(prompt.text) for prompt in held_out)
-    loader = _Loader(data.train, data, tokenizer, max_prompt_tokens)
-    train, left_out = loader.load(derive_seed("data", "train", seed), None, exclude)
-    counts.update({f"train/{name}": count for name, count in left_out.items()})
-    shared = {prompt.prompt_id for prompt in train} & {prompt.prompt_id for prompt in held_out}
+    weights = _weights(data.train, "data.train")
+    loader = _Loader(data, tokenizer, max_prompt_tokens)
+    by_source = _load_all(loader, data.train, derive_seed("data", "train", seed), None, exclude, "data.train")
+    counts.update({f"train/{name}": count for name, count in loader.left_out.items()})
+    train = tuple(
+        PromptSource(_name(spec, prompts), tuple(prompts), weight)
+        for spec, prompts, weight in zip(data.train, by_source, weights or map(len, by_source), strict=True)
+    )
+    shared = {p.prompt_id for prompts in by_source for p in prompts} & {prompt.prompt_id for prompt in held_out}
     if shared:
         raise ConfigError(
             f"{len(shared)} prompt ids stand for different questions in data.train and data.eval, such as "
@@ -83,27 +114,87 @@ def load_splits(
     return Splits(train, held_out, dict(counts))
 
 
-class _Loader:
-    """Reads one source once."""
+def _load_all(
+    loader: "_Loader", specs: Sequence[SourceSpec], seed: int, limit: int | None, exclude: frozenset[str], key: str
+) -> list[list[Prompt]]:
+    """The prompts of each source; raises `ConfigError` where two sources give prompts of one name, or one id."""
+    by_source = [loader.load(spec, seed, limit, exclude) for spec in specs]
+    first: dict[str, int] = {}
+    for index, prompts in enumerate(by_source):
+        for name in sorted({prompt.source for prompt in prompts}):
+            if name == "all":
+                raise ConfigError(
+                    f"{key}: a data source must not be named 'all', which stands for all sources together; give it "
+                    "another `label`"
+                )
+            if first.setdefault(name, index) != index:
+                raise ConfigError(
+                    f"{key}: sources {first[name] + 1} and {index + 1} of the list both give prompts named {name!r}; "
+                    "give one of them a `label` of its own"
+                )
+    ids = Counter(prompt.prompt_id for prompts in by_source for prompt in prompts)
+    twice = [prompt_id for prompt_id, count in ids.items() if count > 1]
+    if twice:
+        raise ConfigError(f"{key}: prompt id {twice[0]!r} comes from two sources; give one another `label`")
+    return by_source
 
-    def __init__(self, spec: Spec, data: DataConfig, tokenizer: Any, max_prompt_tokens: int) -> None:
+
+def _weights(specs: Sequence[SourceSpec], key: str) -> list[float] | None:
+    """The weights as given; None where none is. Raises `ConfigError` where only some are."""
+    given = [spec.weight for spec in specs if spec.weight is not None]
+    if given and len(given) < len(specs):
+        raise ConfigError(f"{key}: {len(given)} of {len(specs)} sources have a `weight`; give all of them one, or none")
+    return given or None
+
+
+def _parts(weights: Sequence[float], available: Sequence[int], total: int | None) -> list[int]:
+    """How many prompts each source gives of `total` (None: all), by weight, and never more than it has."""
+    if total is None:
+        return list(available)
+    parts = [0] * len(weights)
+    open_ = {i for i, number in enumerate(available) if number}
+    while open_ and sum(parts) < total:
+        i = next_source(weights, parts, open_)
+        parts[i] += 1
+        if parts[i] == available[i]:
+            open_.discard(i)
+    return parts
+
+
+def _name(spec: SourceSpec, prompts: Sequence[Prompt]) -> str:
+    """What a source is called: its label, or the names of its prompts."""
+    names = sorted({prompt.source for prompt in prompts})
+    if len(names) > _MOST_NAMES:
+        names = [names[0], f"{len(names) - 1} more"]
+    return spec.label or " + ".join(names)
+
+
+class _Loader:
+    """Reads sources one after the other, each once; a question of an earlier one is a repeat in a later one."""
+
+    def __init__(self, data: DataConfig, tokenizer: Any, max_prompt_tokens: int) -> None:
         if max_prompt_tokens < 1:
             raise ConfigError(
                 f"the context leaves {max_prompt_tokens} tokens for a prompt; "
                 "model.max_length must exceed sampling.max_tokens"
             )
-        self._spec, self._data, self._max_prompt_tokens = spec, data, max_prompt_tokens
+        self._data, self._max_prompt_tokens = data, max_prompt_tokens
         self._tokenize = _templating(data, tokenizer)
+        self.left_out: Counter[str] = Counter()
+        """Rows left out of all sources so far, by reason."""
         self._counts: Counter[str] = Counter()
         self._answers: dict[str, tuple[str, str]] = {}
 
-    def load(self, seed: int, limit: int | None, exclude: frozenset[str]) -> tuple[list[Prompt], Counter[str]]:
-        """Prompts and the counts of what was left out; `exclude` holds text keys."""
-        source = self._build(seed)
+    def load(self, spec: SourceSpec, seed: int, limit: int | None, exclude: frozenset[str]) -> list[Prompt]:
+        """The first `limit` usable prompts of a source, or all; `exclude` holds text keys."""
+        self._counts = Counter()
+        source = _build(spec, seed)
         sizes = [size for size in (source.size, limit) if size is not None]
         wanted = min(sizes) if sizes else None
         prompts: list[Prompt] = []
         rows = self._usable(source, exclude)
+        if spec.label is not None:
+            rows = (replace(row, source=spec.label) for row in rows)
         while wanted is None or len(prompts) < wanted:
             chunk = _TOKENIZE_CHUNK if wanted is None else min(_TOKENIZE_CHUNK, wanted - len(prompts))
             taken = list(islice(rows, chunk))
@@ -113,15 +204,10 @@ class _Loader:
         self._check_enough(source, len(prompts), wanted)
         _check_ids(prompts, source)
         self._report(source, len(prompts))
-        return prompts, self._counts
+        self.left_out.update(self._counts)
+        return prompts
 
-    def _build(self, seed: int) -> Source:
-        options = self._spec.options
-        if "seed" in inspect.signature(sources.builder(self._spec.name)).parameters and options.get("seed") is None:
-            options["seed"] = seed
-        return sources.build(self._spec.name, options)
-
-    def _usable(self, source: Source, exclude: frozenset[str]) -> Iterable[Row]:
+    def _usable(self, source: Source, exclude: frozenset[str]) -> Iterator[Row]:
         for row in source.rows:
             if isinstance(row, BadRow):
                 self._refuse(row, ConfigError)
@@ -131,8 +217,9 @@ class _Loader:
                 self._counts["in_eval"] += 1
                 continue
             exact = "\x1e".join(f"{role}\x1f{content}" for role, content in row.messages)
-            earlier = self._answers.setdefault(exact, (row.answer, row.where))
-            if earlier[1] == row.where:
+            earlier = self._answers.get(exact)
+            if earlier is None:
+                self._answers[exact] = (row.answer, row.where)
                 yield row
             elif earlier[0] == row.answer:
                 self._counts["repeats"] += 1
@@ -183,6 +270,13 @@ class _Loader:
     def _report(self, source: Source, found: int) -> None:
         left_out = ", ".join(f"{count} {name}" for name, count in self._counts.items())
         log.info("%s: %d prompts (left out: %s)", source.label, found, left_out or "none")
+
+
+def _build(spec: SourceSpec, seed: int) -> Source:
+    options = spec.options
+    if "seed" in inspect.signature(sources.builder(spec.name)).parameters and options.get("seed") is None:
+        options["seed"] = seed
+    return sources.build(spec.name, options)
 
 
 def _templating(data: DataConfig, tokenizer: Any) -> Callable[[Sequence[Row]], list[tuple[int, ...] | BadRow]]:

@@ -140,3 +140,21 @@ def python(path: str, options: Mapping[str, Any] | None = None) -> Verifier:
     if not callable(target):
         raise ConfigError(f"{path!r} is a {type(target).__name__}, not a function or class")
     return target
+
+
+@verifiers.register("by_source")
+def by_source(default: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]) -> Verifier:
+    """Each prompt is judged by the verifier of its source, others by `default`; each one is `{name, **options}`.
+
+    What `verifier:` in an entry of `data.train` or `data.eval` comes to.
+    """
+
+    def build(spec: Mapping[str, Any]) -> Verifier:
+        return verifiers.build(spec["name"], {name: value for name, value in spec.items() if name != "name"})
+
+    of_source, otherwise = {name: build(spec) for name, spec in sources.items()}, build(default)
+
+    def verify(prompt: Prompt, response: str) -> Any:
+        return of_source.get(prompt.source, otherwise)(prompt, response)
+
+    return verify

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from v05ray.curve import Point, write_svg
+from v05ray.figures.svg import Point, write_svg
 from v05ray.simulate import theorems
 from v05ray.simulate.compare import Row
 from v05ray.simulate.scaling import ScalingRow

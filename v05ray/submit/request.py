@@ -183,13 +183,15 @@ def _read_paths(config: Config) -> Iterator[tuple[str, Path]]:
     if config.value.published is not None:
         for key in ("checkpoint", "backbone", "head"):
             yield f"value.published.{key}", getattr(config.value.published, key)
-    for key, spec in (("data.train", config.data.train), ("data.eval", config.data.eval)):
-        yield from ((f"{key}.path", path) for path in _spec_paths(spec))
+    for key, specs in (("data.train", config.data.train), ("data.eval", config.data.eval or ())):
+        for index, spec in enumerate(specs):
+            where = key if len(specs) == 1 else f"{key}.{index}"
+            yield from ((f"{where}.path", path) for path in _spec_paths(spec))
 
 
-def _spec_paths(spec: Spec | None) -> list[Path]:
+def _spec_paths(spec: Spec) -> list[Path]:
     """The files a source of prompts reads; a `huggingface` path may as well be a name on the hub."""
-    if spec is None or spec.name == "huggingface":
+    if spec.name == "huggingface":
         return []
     path = spec.options.get("path", [])
     return [Path(one) for one in ([path] if isinstance(path, str) else path)]

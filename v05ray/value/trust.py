@@ -4,7 +4,7 @@ After a step the driver tells `PriorTrust.observe` what V0 had said (raw, before
 rollouts of each prompt gave. Only those: later rollouts were drawn because of what the first showed. Before the next
 step `transform` repairs the new priors:
 
-    logit p' = a logit p + b        a >= 0; (a, b) minimise cross-entropy over the window + ridge towards (1, 0)
+    logit p' = a logit p + b        a >= 0; (a, b) minimise cross-entropy over the window's rollouts + ridge to (1, 0)
     p' = base rate                  while the gate is closed
 
 The gate closes when the skill of p' over the last `window` groups, 1 - Brier(p') / Brier(base rate), is not above 0,
@@ -57,13 +57,15 @@ class PriorTrust:
         recalibrate: bool = True,
         fallback: bool = True,
         return_skill: float = 0.02,
-        ridge: float = 16.0,
+        ridge: float = 1.0,
         v_max: float = 0.95,
     ) -> None:
         """Needs 2 <= min_groups <= window.
 
-        `min_groups`: below so many judged groups nothing is repaired or gated. `ridge`: how many groups' worth of
-        evidence the identity weighs in the recalibration. `v_max`: priors are clipped to it.
+        `min_groups`: below so many judged groups nothing is repaired or gated. `ridge`: how firmly (a, b) is expected
+        at the identity, as the inverse of its variance; at 1 a shift by a nat is nothing unusual, and a policy that
+        learns does move as far within the window. Two numbers from hundreds of rollouts need no more than that.
+        `v_max`: priors are clipped to it.
         """
         if not 2 <= min_groups <= window:
             raise ValueError(f"need 2 <= min_groups <= window, got {min_groups} and {window}")
@@ -119,7 +121,10 @@ class PriorTrust:
             return
         if self._recalibrate:
             self._slope, self._intercept = fit_platt(
-                [(scored.raw, scored.observed) for scored in self._window], ridge=self._ridge
+                [(scored.raw, scored.observed) for scored in self._window],
+                ridge=self._ridge,
+                # Each group is so many draws of its own: counted as one, a rare success could hardly move the fit.
+                weights=[scored.num_rollouts for scored in self._window],
             )
         if self._fallback:
             self._move_gate()
@@ -206,21 +211,29 @@ class PriorTrust:
         self._step = dict(state["step"])
 
 
-def fit_platt(pairs: Sequence[tuple[float, float]], *, ridge: float, max_iterations: int = 50) -> tuple[float, float]:
+def fit_platt(
+    pairs: Sequence[tuple[float, float]],
+    *,
+    ridge: float,
+    weights: Sequence[float] | None = None,
+    max_iterations: int = 50,
+) -> tuple[float, float]:
     """(a, b) of p' = sigmoid(a logit p + b) for pairs (p, observed rate), both in [0, 1].
 
-    Minimises sum CE(p', observed) + ridge/2 [(a - 1)^2 + b^2] by damped Newton steps; a is kept at 0 or more, for a
-    prior that points the wrong way is to be dropped, not believed in reverse. `ridge` must be positive.
+    Minimises sum w CE(p', observed) + ridge/2 [(a - 1)^2 + b^2] by damped Newton steps; a is kept at 0 or more, for a
+    prior that points the wrong way is to be dropped, not believed in reverse. w is how many draws the observed rate is
+    the mean of (1 without `weights`). `ridge` must be positive.
     """
     if ridge <= 0:
         raise ValueError(f"ridge must be positive, got {ridge}")
-    data = [(_logit(p), observed) for p, observed in pairs]
+    counts = weights if weights is not None else [1.0] * len(pairs)
+    data = [(_logit(p), observed, count) for (p, observed), count in zip(pairs, counts, strict=True)]
 
     def loss(slope: float, intercept: float) -> float:
         total = ridge / 2 * ((slope - 1) ** 2 + intercept**2)
-        for x, observed in data:
+        for x, observed, count in data:
             margin = slope * x + intercept
-            total += max(margin, 0) + math.log1p(math.exp(-abs(margin))) - observed * margin
+            total += count * (max(margin, 0) + math.log1p(math.exp(-abs(margin))) - observed * margin)
         return total
 
     slope, intercept = 1.0, 0.0
@@ -228,11 +241,11 @@ def fit_platt(pairs: Sequence[tuple[float, float]], *, ridge: float, max_iterati
     for _ in range(max_iterations):
         g0, g1 = ridge * (slope - 1), ridge * intercept
         h00, h01, h11 = ridge, 0.0, ridge
-        for x, observed in data:
+        for x, observed, count in data:
             p = _sigmoid(slope * x + intercept)
-            curvature = p * (1 - p)
-            g0 += (p - observed) * x
-            g1 += p - observed
+            curvature = count * p * (1 - p)
+            g0 += count * (p - observed) * x
+            g1 += count * (p - observed)
             h00 += curvature * x * x
             h01 += curvature * x
             h11 += curvature

@@ -23,7 +23,7 @@ from tests.fakes import FakeRewardPool, FakeTracker, response_text
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config, ValueConfig
 from v05ray.config_files import make_config
-from v05ray.data.stream import PromptStream
+from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerWriter
 from v05ray.ports import Held, Roles, Weights
@@ -211,7 +211,9 @@ async def train(model: ValueModel, folder: Path, seed: int, *, flipped: bool, fa
             tracker=tracker,
             values=LocalValues(model, flipped),
         ),
-        stream=PromptStream(make_prompts(), batch_size=PROMPTS_PER_STEP, shuffle=True, seed=seed),
+        stream=PromptStream(
+            [PromptSource("data", make_prompts())], batch_size=PROMPTS_PER_STEP, shuffle=True, seed=seed
+        ),
         eval_prompts=(),
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=1),

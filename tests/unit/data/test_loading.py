@@ -241,3 +241,115 @@ def test_a_real_tokenizer_agrees(tmp_path):
 def test_spec_as_a_bare_name_is_refused_for_what_it_lacks():
     with pytest.raises(ConfigError, match="'reasoning_gym' needs size"):
         load(Spec(name="reasoning_gym"))
+
+
+def named(tmp_path, name, questions, **options):
+    """A JSONL source of its own file."""
+    return {"name": "jsonl", "path": write(tmp_path / f"{name}.jsonl", [qa(q) for q in questions]), **options}
+
+
+def sources_of(both):
+    return [(source.name, source.weight, [p.text for p in source.prompts]) for source in both.sources]
+
+
+def test_several_sources_of_different_kinds_are_one_set_each(tmp_path):
+    rows = [{"problem": f"p{i}", "answer": "3", "data_source": "aime"} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    parquet = {"name": "parquet", "path": str(tmp_path / "a.parquet")}
+    gym = {"name": "reasoning_gym", "task": "gcd", "size": 4, "seed": 1}
+    jsonl_spec = named(tmp_path, "mine", ["q0", "q1", "q2", "q3"])
+    both = splits([jsonl_spec, gym], [parquet, named(tmp_path, "held", ["h0", "h1"])])
+    assert [p.source for p in both.eval] == ["aime"] * 3 + ["held"] * 2
+    assert [(name, weight) for name, weight, _ in sources_of(both)] == [("mine", 4), ("gcd", 4)]
+    assert [p.source for p in both.train] == ["mine"] * 4 + ["gcd"] * 4
+
+
+def test_a_single_source_is_a_list_of_one(tmp_path):
+    spec = named(tmp_path, "one", ["a", "b"])
+    assert splits(spec, None) == splits([spec], None)
+
+
+def test_a_label_renames_prompts_and_is_the_sources_name(tmp_path):
+    train = [named(tmp_path, "x", ["a", "b"], label="easy", weight=3), named(tmp_path, "y", ["c"], weight=1)]
+    both = splits(train, None)
+    assert sources_of(both) == [("easy", 3, ["a", "b"]), ("y", 1, ["c"])]
+    assert {p.source for p in both.train} == {"easy", "y"}
+    assert both.train[0].prompt_id.startswith("easy-")
+
+
+def test_two_sources_of_one_name_are_refused(tmp_path):
+    chain_sum = {"name": "reasoning_gym", "task": "chain_sum", "size": 3, "seed": 1}
+    digits = {**chain_sum, "parameters": {"min_digits": 3, "max_digits": 3}}
+    with pytest.raises(
+        ConfigError, match=r"data\.train: sources 1 and 2 of the list both .*'chain_sum'; give .*`label`"
+    ):
+        splits([chain_sum, digits], None)
+    both = splits([chain_sum, {**digits, "label": "long"}], None)
+    assert [source.name for source in both.sources] == ["chain_sum", "long"]
+    with pytest.raises(ConfigError, match=r"data\.eval: sources 1 and 2"):
+        splits(named(tmp_path, "x", ["a"]), [chain_sum, digits])
+
+
+def test_one_id_in_two_sources_is_refused(tmp_path):
+    one = named(tmp_path, "one", ["a"], label="a-b")
+    other = {"name": "jsonl", "path": write(tmp_path / "o.jsonl", [qa("q", id="b-1"), qa("r", id="2")])}
+    numbered = {"name": "jsonl", "path": write(tmp_path / "n.jsonl", [qa("s", id=1)]), "id_field": "id", "label": "a-b"}
+    assert len(splits([one, {**other, "id_field": "id"}], None).train) == 3
+    with pytest.raises(ConfigError, match="prompt id 'a-b-1' comes from two sources"):
+        splits([numbered, {**other, "id_field": "id", "label": "a"}], None)
+
+
+def test_a_question_of_an_earlier_source_is_a_repeat_in_a_later_one(tmp_path):
+    train = [named(tmp_path, "x", ["a", "b"]), named(tmp_path, "y", ["b", "c", "d"])]
+    both = splits(train, named(tmp_path, "z", ["C"]))
+    assert [texts for _, _, texts in sources_of(both)] == [["a", "b"], ["d"]]
+    assert both.counts == {"train/repeats": 1, "train/in_eval": 1}
+
+
+def test_weights_are_given_for_all_sources_or_for_none(tmp_path):
+    x, y = named(tmp_path, "x", ["a"], weight=2), named(tmp_path, "y", ["b"])
+    with pytest.raises(ConfigError, match=r"data\.train: 1 of 2 sources have a `weight`"):
+        splits([x, y], None)
+    with pytest.raises(ConfigError, match=r"data\.eval: 1 of 2 sources"):
+        splits(named(tmp_path, "z", ["c"]), [x, y])
+
+
+def test_bad_rows_are_counted_for_each_source(tmp_path):
+    x = {"name": "jsonl", "path": write(tmp_path / "x.jsonl", [qa("a"), "{broken"])}
+    y = {"name": "jsonl", "path": write(tmp_path / "y.jsonl", ["{broken", qa("b")])}
+    assert splits([x, y], None, skip_bad_rows=1).counts == {"train/bad_rows": 2}
+    with pytest.raises(ConfigError, match=r"x\.jsonl:2.*bad row 1"):
+        splits([x, y], None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "num_eval", "parts"),
+    [
+        ((None, None), 4, (2, 2)),
+        ((None, None), 7, (5, 2)),  # the short one gives all it has, the other the rest
+        ((3, 1), 4, (3, 1)),
+        ((1, 3), 3, (1, 2)),
+        ((None, None), None, (6, 2)),
+        ((None, None), 50, (6, 2)),
+    ],
+)
+def test_held_out_prompts_are_split_by_weight_and_taken_from_each_start(tmp_path, weights, num_eval, parts):
+    sets = [("x", [f"x{i}" for i in range(6)], weights[0]), ("y", ["y0", "y1"], weights[1])]
+    held_out = [named(tmp_path, name, texts, **({"weight": w} if w else {})) for name, texts, w in sets]
+    both = splits(named(tmp_path, "z", ["z", "x5"]), held_out, num_eval=num_eval)
+    wanted = [text for (_, texts, _), part in zip(sets, parts, strict=True) for text in texts[:part]]
+    assert [p.text for p in both.eval] == wanted
+    assert [p.text for p in both.train] == [text for text in ("z", "x5") if text not in wanted]
+
+
+def test_a_source_named_all_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="must not be named 'all'"):
+        splits(named(tmp_path, "all", ["a"]), None)
+    with pytest.raises(ConfigError, match=r"data\.eval: .*must not be named 'all'"):
+        splits(named(tmp_path, "x", ["a"]), named(tmp_path, "y", ["b"], label="all"))
+
+
+def test_a_source_of_many_names_is_called_by_the_first(tmp_path):
+    rows = [qa(f"q{i}", data_source=f"s{i}") for i in range(5)]
+    spec = {"name": "jsonl", "path": write(tmp_path / "x.jsonl", rows)}
+    assert [source.name for source in splits(spec, None).sources] == ["s0 + 4 more"]

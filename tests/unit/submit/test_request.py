@@ -98,6 +98,7 @@ def test_the_commit_tells_a_changed_tree(tmp_path: Path):
         ([*PLACES, "cluster.address=10.0.0.1:6379"], "name the cluster with --address"),
         ([*PLACES, "run.nmu_steps=3"], "did you mean 'num_steps'"),
         ([*PLACES, "data.train.name=jsonl", "data.train.path=a.jsonl"], "data.train.path 'a.jsonl' is relative"),
+        ([*PLACES, "data.eval=[{name: reasoning_gym}, {name: jsonl, path: b.jsonl}]"], "data.eval.1.path 'b.jsonl' is"),
         ([*PLACES, f"tracking.uri=http://me:{SECRET}@mlflow"], "'tracking.uri' carries a credential"),
     ],
 )
