@@ -7,6 +7,8 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 # A sign counts only where no number or word stands before it: `10-5` ends in 5, `x = -5` in -5. A number of several
 # groups (1,234) is one number; `3, 4` is two.
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+# Minus signs as people and models write them.
+_DASHES = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"))
 
 
 # One pass each: responses are long, come from a policy under training, and are read in the training loop's process.
@@ -42,7 +44,7 @@ def last_number(text: str) -> str | None:
 
     Compared as text, so that no length of digits is too long.
     """
-    found = _NUMBER.findall(text.replace("\u2212", "-"))
+    found = _NUMBER.findall(text.translate(_DASHES))
     return _shortest(found[-1]) if found else None
 
 
