@@ -36,6 +36,7 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
             seconds=state.seconds,
             wall_s=outcome.wall_s,
             peak_bytes=outcome.peak_bytes,
+            verdicts=state.totals.verdicts,
             places={
                 "model": str(folder.model),
                 "ledger": f"{folder.ledger}/rollouts-*.parquet, decisions-*.parquet; v05ray replay {folder.path}",
