@@ -81,7 +81,8 @@ def _rollout(rollout: RecordedRollout) -> str:
     return (
         f"rollout {rollout.sample_index}: reward {rollout.reward:+g} ({rollout.verdict}{read}), "
         f"{rollout.num_tokens} tokens, {rollout.finish_reason}, log-prob {rollout.logprob_sum:.2f}, "
-        f"{rollout.generator_id} at version {rollout.policy_version}, {rollout.seconds:.2f} s{advantage}: {textwrap.shorten(rollout.response, 60)!r}"
+        f"{rollout.generator_id} at version {rollout.policy_version}, {rollout.seconds:.2f} s{advantage}: "
+        f"{textwrap.shorten(rollout.response, 60)!r}"
     )
 
 

@@ -54,17 +54,6 @@ def last_integer(text: str) -> str | None:
     return None if number is None or "." in number else number
 
 
-def answer_key(text: str) -> str:
-    """What two responses of the same answer share, for majority votes.
-
-    The last tagged answer, else the last boxed one, else the last number, else the whole text; without case, `$` and
-    white space, and numbers in their shortest form.
-    """
-    answer = last_tagged(text) or last_boxed(text) or last_number(text) or text
-    bare = "".join(answer.casefold().replace("$", "").split())
-    return _shortest(bare) if _NUMBER.fullmatch(bare) else bare
-
-
 def _shortest(number: str) -> str:
     sign = "-" if number.startswith("-") else ""
     whole, _, fraction = number.lstrip("+-").replace(",", "").partition(".")
