@@ -17,6 +17,7 @@ from v05ray.data.loading import load_splits
 from v05ray.generation.parts import check_parts
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
+from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.rewards.verifiers import check_verifier
 from v05ray.types import Prompt
 
@@ -47,7 +48,9 @@ def prepare(config: Config) -> Prepared:
         max_prompt_tokens=config.model.max_length - config.sampling.max_tokens,
         seed=config.run.seed,
         num_eval=config.evaluation.num_prompts,
+        reference_check=reference_check(config.rewards.verifier),
     )
+    check_scorer(config.rewards.verifier, splits.train)
     if len(splits.train) < config.run.prompts_per_step:
         raise ConfigError(
             f"data.train gives {len(splits.train)} prompts, fewer than run.prompts_per_step "

@@ -3,6 +3,8 @@
 Policy, in one place:
 - A row that cannot be used (broken, or longer than the context) is refused with file, row and reason;
   `data.skip_bad_rows` allows that many, counted and logged.
+- A row whose reference answer the verifier could never call right (`rewards.self_check`) is a bad row; those of a whole
+  source are counted before it is refused.
 - A row that repeats an earlier question with the same answer is left out and counted (DAPO's published file holds
   each question a hundred times); with another answer, it is a bad row.
 - A training question that also stands in the loaded held-out prompts (same text but for case and white space) is left
@@ -34,6 +36,12 @@ _TOKENIZE_CHUNK = 512
 """Rows tokenised together: fast tokenizers work in parallel, and a limit of 200 does not tokenise the whole file."""
 
 
+ReferenceCheck = Callable[[Prompt], str | None]
+"""Why a prompt's reference answer can never be right; None where it can; `rewards.self_check` has the verifiers'."""
+_NAMED = 3
+"""Rows with unreadable references that a message names."""
+
+
 class PromptTooLong(ConfigError):
     """A prompt leaves no room for a response in the model's context."""
 
@@ -45,11 +53,19 @@ class Splits:
     train: list[Prompt]
     eval: list[Prompt]
     counts: Mapping[str, int]
-    """What was left out: `train/bad_rows`, `train/repeats`, `train/in_eval`, `eval/bad_rows`, `eval/repeats`."""
+    """What was left out: `train/bad_rows`, `train/repeats`, `train/in_eval`,
+    `train/unreadable_references`, `eval/bad_rows`, `eval/repeats`, `eval/unreadable_references`."""
 
 
 def load_prompts(
-    spec: Spec, data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, limit: int | None = None
+    spec: Spec,
+    data: DataConfig,
+    tokenizer: Any,
+    *,
+    max_prompt_tokens: int,
+    seed: int,
+    limit: int | None = None,
+    reference_check: ReferenceCheck | None = None,
 ) -> list[Prompt]:
     """The first `limit` (or all) usable prompts of one source, in its order.
 
@@ -57,21 +73,28 @@ def load_prompts(
     is for generated sources whose spec has none. Raises `ConfigError` for a source that cannot be read, is empty, or
     has more bad rows than `data.skip_bad_rows`, and `PromptTooLong`.
     """
-    return _Loader(spec, data, tokenizer, max_prompt_tokens).load(seed, limit, frozenset())[0]
+    loader = _Loader(spec, data, tokenizer, max_prompt_tokens, reference_check)
+    return loader.load(seed, limit, frozenset())[0]
 
 
 def load_splits(
-    data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, num_eval: int | None = None
+    data: DataConfig,
+    tokenizer: Any,
+    *,
+    max_prompt_tokens: int,
+    seed: int,
+    num_eval: int | None = None,
+    reference_check: ReferenceCheck | None = None,
 ) -> Splits:
     """Training prompts and the first `num_eval` held-out ones, disjoint by text; see the policy above."""
     held_out: list[Prompt] = []
     counts: Counter[str] = Counter()
     if data.eval is not None:
-        loader = _Loader(data.eval, data, tokenizer, max_prompt_tokens)
+        loader = _Loader(data.eval, data, tokenizer, max_prompt_tokens, reference_check)
         held_out, left_out = loader.load(derive_seed("data", "eval", seed), num_eval, frozenset())
         counts.update({f"eval/{name}": count for name, count in left_out.items()})
     exclude = frozenset(_text_key(prompt.text) for prompt in held_out)
-    loader = _Loader(data.train, data, tokenizer, max_prompt_tokens)
+    loader = _Loader(data.train, data, tokenizer, max_prompt_tokens, reference_check)
     train, left_out = loader.load(derive_seed("data", "train", seed), None, exclude)
     counts.update({f"train/{name}": count for name, count in left_out.items()})
     shared = {prompt.prompt_id for prompt in train} & {prompt.prompt_id for prompt in held_out}
@@ -86,7 +109,14 @@ def load_splits(
 class _Loader:
     """Reads one source once."""
 
-    def __init__(self, spec: Spec, data: DataConfig, tokenizer: Any, max_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        data: DataConfig,
+        tokenizer: Any,
+        max_prompt_tokens: int,
+        reference_check: ReferenceCheck | None,
+    ) -> None:
         if max_prompt_tokens < 1:
             raise ConfigError(
                 f"the context leaves {max_prompt_tokens} tokens for a prompt; "
@@ -96,6 +126,8 @@ class _Loader:
         self._tokenize = _templating(data, tokenizer)
         self._counts: Counter[str] = Counter()
         self._answers: dict[str, tuple[str, str]] = {}
+        self._reference_check = reference_check
+        self._unreadable: list[BadRow] = []
 
     def load(self, seed: int, limit: int | None, exclude: frozenset[str]) -> tuple[list[Prompt], Counter[str]]:
         """Prompts and the counts of what was left out; `exclude` holds text keys."""
@@ -110,6 +142,7 @@ class _Loader:
             if not taken:
                 break
             prompts += self._prompts(taken)
+        self._refuse_unreadable(source, len(prompts))
         self._check_enough(source, len(prompts), wanted)
         _check_ids(prompts, source)
         self._report(source, len(prompts))
@@ -153,6 +186,8 @@ class _Loader:
                     f"{self._max_prompt_tokens}; raise model.max_length, lower sampling.max_tokens, or allow its loss"
                 )
                 self._refuse(BadRow(row.where, reason), PromptTooLong)
+            elif self._reference_check is not None and (unreadable := self._reference_check(prompt)) is not None:
+                self._unreadable.append(BadRow(row.where, unreadable))
             else:
                 prompts.append(prompt)
         return prompts
@@ -167,6 +202,21 @@ class _Loader:
                 f"data.skip_bad_rows allows {allowed}: mend the row, or raise it)"
             )
         log.warning("skipped %s: %s", row.where, row.reason)
+
+    def _refuse_unreadable(self, source: Source, num_readable: int) -> None:
+        """Counts the rows whose references cannot be right, or raises when bad rows are more than allowed."""
+        found, allowed = self._unreadable, self._data.skip_bad_rows
+        if not found:
+            return
+        self._counts["unreadable_references"] = len(found)
+        named = "; ".join(f"{row.where}: {row.reason}" for row in found[:_NAMED])
+        said = f"{len(found)} of {len(found) + num_readable} reference answers do not judge themselves correct, {named}"
+        if self._counts["bad_rows"] + len(found) > allowed:
+            raise ConfigError(
+                f"{source.label}: {said} (data.skip_bad_rows allows {allowed}: correct the rows, raise it, or take "
+                "another rewards.verifier)"
+            )
+        log.warning("%s: skipped: %s", source.label, said)
 
     def _check_enough(self, source: Source, found: int, wanted: int | None) -> None:
         left_out = ", ".join(f"{count} {name}" for name, count in self._counts.items())
