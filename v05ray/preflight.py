@@ -17,6 +17,7 @@ from v05ray.data.loading import load_splits
 from v05ray.generation.parts import check_parts
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
+from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.rewards.verifiers import check_verifier
 from v05ray.types import Prompt
@@ -41,6 +42,8 @@ def prepare(config: Config) -> Prepared:
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
     check_verifier(config.rewards.verifier.name, config.rewards.verifier.options)
+    if config.rewards.verifier.name == "python":
+        try_verifier(config.rewards)
     tokenizer = load_tokenizer(config)
     splits = load_splits(
         config.data,

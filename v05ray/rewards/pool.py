@@ -297,6 +297,22 @@ class VerifierPool:
         )
 
 
+def try_verifier(config: RewardsConfig) -> None:
+    """Builds the verifier in a process of its own and ends it; raises `ConfigError` where that cannot be done.
+
+    For verifiers whose code is the user's: what is wrong with them is known before anything heavy starts.
+    """
+
+    async def build() -> None:
+        pool = VerifierPool(config.model_copy(update={"num_workers": 1, "max_workers": None}))
+        try:
+            await pool.start()
+        finally:
+            pool.close()
+
+    asyncio.run(build())
+
+
 def _request(prompt: Prompt, rollout: Rollout) -> bytes:
     """What the worker gets: all of the prompt but its tokens, and the response's text."""
     fields = {

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from v05ray.registry import ConfigError, Registry, suggest
 from v05ray.rewards.answers import last_integer, last_number, last_tagged
 from v05ray.rewards.extract import without_thinking
+from v05ray.rewards.functions import adapt
 from v05ray.rewards.judged import Judged
 from v05ray.rewards.references import UnreadableReference
 from v05ray.types import Prompt
@@ -135,11 +136,14 @@ def reasoning_gym(extract: str = "tagged") -> Verifier:
 
 
 @verifiers.register("python")
-def python(path: str, options: Mapping[str, Any] | None = None) -> Verifier:
+def python(
+    path: str, options: Mapping[str, Any] | None = None, scale: str | None = None, completions: str = "text"
+) -> Verifier:
     """A function or class of the user's: `path: package.module:name`, found on `sys.path` as the run itself has it.
 
-    A function is called with (prompt, response_text) and the `options` as keywords; a class is made once, with the
-    `options`, and then called with (prompt, response_text).
+    A function gets the `options` as keywords (slime's as `args`); a class is made once, with the `options`, and its
+    instances are called. The form of the call is known by its signature; see `rewards.functions`, also for `scale`
+    (`zero_one`, `signed` or `as_is`), which all forms but ours need, and for `completions` (`text` or `messages`).
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
@@ -150,8 +154,13 @@ def python(path: str, options: Mapping[str, Any] | None = None) -> Verifier:
         raise ConfigError(f"cannot import {path!r}: {error}; is its folder on PYTHONPATH?") from error
     if inspect.isclass(target):
         target = target(**(options or {}))
-    elif options:
-        target = partial(target, **options)
     if not callable(target):
         raise ConfigError(f"{path!r} is a {type(target).__name__}, not a function or class")
-    return target
+    arguments = dict(options or {})
+    if (
+        inspect.isfunction(target)
+        and arguments
+        and not {"args", "sample"} <= inspect.signature(target).parameters.keys()
+    ):
+        target = partial(target, **arguments)
+    return adapt(target, path, scale=scale, completions=completions, arguments=arguments)
