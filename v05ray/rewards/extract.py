@@ -27,6 +27,8 @@ class Extracted:
     """Whether the response goes beyond its end: a closed tag or box, a statement followed by something."""
     value: str | None = None
     """The value within `text` where that is a sentence: `34` of `there are 34 of them`."""
+    sentence: str | None = None
+    """All that the statement says, where `text` is less: `5 because 2 + 3 = 5`, `the limit does not exist`."""
 
 
 _THINKING = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
@@ -176,12 +178,13 @@ def _different(texts: Sequence[str]) -> list[str]:
     return list(seen.values())
 
 
-_EMPHASIS = re.compile(r"(?<![\w)*])(\*\*|__|\*)(?=[^\s*_])([^*\n]{1,400}?)(?<=\S)\1(?![\w(*])")
+_BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])((?:[^*\n]|\*(?!\*)){1,400}?)(?<=\S)\*\*(?![\w(*])")
+_EMPHASIS = re.compile(r"(?<![\w)*])(__|\*)(?=[^\s*_])([^*\n]{1,400}?)(?<=\S)\1(?![\w(*])")
 
 
 def without_emphasis(text: str) -> str:
     """Without Markdown's marks of emphasis; `2**3` is a power."""
-    return _EMPHASIS.sub(r"\2", text)
+    return _EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text))
 
 
 _STATED = re.compile(
@@ -195,7 +198,7 @@ _STATED = re.compile(
 )
 _DISPLAYS = re.compile(r"\$\$[^$]+?\$\$|\\\[.+?\\\]", re.DOTALL)
 _DISPLAY = re.compile(r"\s*(\$\$.+?\$\$|\\\[.+?\\\])", re.DOTALL)
-_SENTENCE_END = re.compile(r"(?:[.?]|(?<!\d)!)(?=\s|$|[\"')])|[。！]|\n|;\s+(?=[a-z]{3,})")
+_SENTENCE_END = re.compile(r"(?:[.?](?=\s|$|[\"')])|!(?=\s+[A-Z]))|[。！]|\n|;\s+(?=[a-z]{3,})")
 _CLAUSE = re.compile(
     r",?\s+\(?(?:because|since|as|which|where|when|for|from|by|if|and\s+(?:so|thus|not)|so|but|given|after|in\s+total|"
     r"in\s+all|altogether|not)\b.*$|\s*[—–]\s+.*$",
@@ -226,7 +229,8 @@ def _stated(text: str) -> Extracted | None:
     finished = bool(rest[end:].strip(" .")) or rest[end : end + 1] == "\n" or rest[end:].startswith((". ", ".\n"))
     said = said.strip(": ")
     bare = _CLAUSE.sub("", said) or said
-    return Extracted(bare, "stated", finished, _value_in(bare) if _is_prose(bare) else None)
+    value = _value_in(bare) if _is_prose(bare) else None
+    return Extracted(bare, "stated", finished, value, said if said != bare else None)
 
 
 def _sentence_end(text: str) -> int:

@@ -33,6 +33,8 @@ class MathVerifier:
     def _agrees(self, wanted: str, found: Extracted, tolerance: float | None) -> bool:
         if self._equality.equal(wanted, found.text, tolerance):
             return True
+        if found.sentence is not None and self._equality.equal(wanted, found.sentence, tolerance):
+            return True
         if found.place in ("stated", "last") and found.text.endswith("!"):  # of a sentence, where it is no factorial
             return self._equality.equal(wanted, found.text.rstrip("! "), tolerance)
         if _LETTER.fullmatch(normalise(wanted)) and (letter := _chosen(found.text)) is not None:

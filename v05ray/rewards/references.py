@@ -8,6 +8,9 @@ from v05ray.rewards.answers import last_boxed
 from v05ray.rewards.normalise import closing_brace, normalise, unwrap
 
 _NOTHING = frozenset({"nan", "null", "n/a", "[]", "{}", '""', "-nan"})
+_OR_EQUIVALENTLY = re.compile(
+    r",?\s*\(?\b(?:or,?\s+equivalently,?|or\s+an\s+equivalent\s+form\s+such\s+as|equivalently,)\s+", re.IGNORECASE
+)
 _MOST_WORDS = 25
 """An answer has fewer words than this; a solution in prose has more."""
 
@@ -38,8 +41,14 @@ def _alternatives(answer: str) -> tuple[str, ...]:
         except ValueError:
             items = None
         if isinstance(items, list) and items and any(isinstance(item, str) for item in items):
-            return tuple(_text(item) for item in items)
-    return (_text(text),)
+            return tuple(one for item in items for one in _equivalents(_text(item)))
+    return _equivalents(_text(text))
+
+
+def _equivalents(text: str) -> tuple[str, ...]:
+    """`sqrt(3)/3, or equivalently 1/sqrt(3)` names two ways of writing one answer."""
+    ways = tuple(way.strip() for way in _OR_EQUIVALENTLY.split(text) if way.strip())
+    return ways if len(ways) > 1 else (text,)
 
 
 def _text(item: object) -> str:
