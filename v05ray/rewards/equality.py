@@ -96,7 +96,9 @@ class Equality:
         return self._by_mathematics(wanted, given, tolerance) if by_rule is None else by_rule
 
     def _by_mathematics(self, wanted: str, given: str, tolerance: float | None) -> bool:
-        if _is_no_mathematics(wanted) or _is_no_mathematics(given) or _differ_in_case(wanted, given):
+        if _is_no_mathematics(wanted) or _is_no_mathematics(given):
+            return False
+        if _differ_in_case(wanted, given) or _differ_in_indices(wanted, given):
             return False
         from math_verify.errors import TimeoutException
 
@@ -266,6 +268,18 @@ def _braces_close(text: str) -> bool:
 
 
 _SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+
+
+_INDEXED = re.compile(
+    r"(?<![\\A-Za-z])[A-Za-z]_\{[^{}]*\}"
+    r"|\\(?!(?:log|lg|ln|sum|prod|int|lim|max|min|sup|inf|binom|bigcup|bigcap)_)[A-Za-z]+_\{[^{}]*\}"
+)
+
+
+def _differ_in_indices(wanted: str, given: str) -> bool:
+    """`I_{0}` and `I_{1}` are two symbols; latex2sympy drops some indices, as that of the unit `I`."""
+    a, b = ({re.sub(r"\s", "", symbol) for symbol in _INDEXED.findall(text)} for text in (wanted, given))
+    return a != b
 
 
 def _differ_in_case(wanted: str, given: str) -> bool:

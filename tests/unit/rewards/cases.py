@@ -249,6 +249,9 @@ EQUAL: dict[str, list[tuple[str, str]]] = {
         (r"\sqrt{\frac{2 G M}{R}}", r"\sqrt{2GM/R}"),
         (r"V_{0}\left(1-e^{-t / \tau}\right)", r"V_0 (1 - e^{-\frac{t}{\tau}})"),
         (r"m g h", "mgh"),
+        (r"I_{0} e^{-t/\tau}", r"I_0 e^{-\frac{t}{\tau}}"),
+        (r"\frac{k_{B} T}{m}", r"k_B T / m"),
+        (r"x_{0} \cos (\omega t)", r"x_0\cos(\omega t)"),
     ],
     "choices": [
         ("D", "(D)"),
@@ -442,6 +445,8 @@ DIFFERENT: dict[str, list[tuple[str, str]]] = {
     ],
     "expressions": [
         ("x^2", "x^3"),
+        ("x^2+y^2=9", "9"),
+        ("x^2+y^2=9", "x^2+y^2=3"),
         ("x^2+1", "y^2+1"),
         ("x^2-1", "(x-1)^2"),
         ("x^{10}", "10x"),
@@ -462,6 +467,8 @@ DIFFERENT: dict[str, list[tuple[str, str]]] = {
         (r"\frac{m v^2}{r}", r"\frac{m v}{r}"),
         (r"I(0) e^{-\frac{t}{R C}}", r"I(0)e^{\frac{t}{RC}}"),
         ("E_{0}", "E_{1}"),
+        (r"I_{0} e^{-t/\tau}", r"I_{1} e^{-t/\tau}"),
+        (r"V_{0} \cos(\omega t)", r"V_{0} \sin(\omega t)"),
         ("E_{0}", "E"),
         ("m", "M"),
         (r"\sqrt{\frac{2 G M}{R}}", r"\sqrt{\frac{G M}{R}}"),
