@@ -180,7 +180,7 @@ class FakeRewardPool:
     def _judge(self, rollout: Rollout) -> ScoredRollout:
         scripted = self.verdicts.get((rollout.prompt_id, rollout.sample_index))
         if scripted is not None:
-            return ScoredRollout(rollout, -1.0, scripted)
+            return ScoredRollout(rollout, -1.0, scripted, "fake", None, f"scripted {scripted}")
         found = _REWARD.search(rollout.text)
         if found is None:
             return ScoredRollout(rollout, -1.0, "error")

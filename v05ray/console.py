@@ -41,6 +41,7 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
             wall_s=outcome.wall_s,
             peak_bytes=outcome.peak_bytes,
             sources=source_rows(folder.path),
+            verdicts=state.totals.verdicts,
             places={
                 "model": str(folder.model),
                 "ledger": f"{folder.ledger}/rollouts-*.parquet, decisions-*.parquet; v05ray replay {folder.path}",

@@ -23,7 +23,7 @@ from typing import Literal
 from v05ray.metrics import name_part
 from v05ray.ports import RewardPool
 from v05ray.registry import ConfigError
-from v05ray.rewards.answers import answer_key
+from v05ray.rewards.votes import answer_key, canonical
 from v05ray.seeding import derive_seed
 from v05ray.types import DrawRequest, FinishReason, Prompt, Rollout, Sampling, ScoredRollout, Verdict
 
@@ -44,7 +44,7 @@ class EvalRow:
     sample_index: int
     text: str
     answer_key: str
-    """What votes in maj@k; see `rewards.answers.answer_key`."""
+    """What votes in maj@k; see `rewards.votes.answer_key`."""
     reward: float
     verdict: Verdict
     num_tokens: int
@@ -195,10 +195,13 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
 
 
 def majority(keys: Sequence[str], correct: Sequence[bool]) -> float:
-    """Expected accuracy of the most frequent answer in [0, 1]; ties are broken evenly. keys[n], correct[n], n >= 1."""
+    r"""Expected accuracy of the most frequent answer in [0, 1]; ties are broken evenly. keys[n], correct[n], n >= 1.
+
+    Answers that are written otherwise and equal vote together: `0.5` and `\frac{1}{2}`.
+    """
     votes: dict[str, list[bool]] = defaultdict(list)
     for key, right in zip(keys, correct, strict=True):
-        votes[key].append(right)
+        votes[canonical(key)].append(right)
     most = max(len(of_key) for of_key in votes.values())
     return fmean(fmean(of_key) for of_key in votes.values() if len(of_key) == most)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from time import perf_counter
 
-from v05ray.types import RolloutGroup
+from v05ray.rewards.verdicts import verdict_counts, verdict_metrics
+from v05ray.types import FAILURES, RolloutGroup
 
 _REFUSED = re.compile(r"[^\w.\- :/]")
 
@@ -45,6 +46,8 @@ class Totals:
     num_prompts: int = 0
     num_rollouts: int = 0
     num_response_tokens: int = 0
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    """By kind; see `types.Verdict`."""
 
     def plus(self, groups: Sequence[RolloutGroup]) -> "Totals":
         """The totals after one more step."""
@@ -52,6 +55,7 @@ class Totals:
             self.num_prompts + len(groups),
             self.num_rollouts + sum(len(group.scored) for group in groups),
             self.num_response_tokens + sum(_lengths(groups)),
+            dict(Counter(self.verdicts) + Counter(verdict_counts(groups))),
         )
 
 
@@ -68,7 +72,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Mapping[str, Seq
     verdicts = Counter(one.verdict for group in groups for one in group.scored)
     finishes = Counter(one.rollout.finish_reason for group in groups for one in group.scored)
     reasons = Counter(group.stop.reason for group in groups)
-    failed = verdicts["timeout"] + verdicts["crash"] + verdicts["error"]
+    failed = sum(verdicts[kind] for kind in FAILURES)
     return {
         # Mean over prompts of their means: top-ups are drawn where the evidence surprised, and would tilt a plain one.
         "critic/score/mean": fmean(fmean(group.rewards) for group in groups),
@@ -89,6 +93,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Mapping[str, Seq
         "v05/aborted_rollouts": float(finishes["abort"]),
         "v05/verdict_failures": float(failed),
         "v05/verdict_timeouts": float(verdicts["timeout"]),
+        **verdict_metrics(groups),
         **{f"v05/stopped_{reason}_fraction": count / len(groups) for reason, count in sorted(reasons.items())},
     }
 

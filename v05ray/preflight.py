@@ -16,7 +16,9 @@ from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib
 from v05ray.registry import ConfigError
-from v05ray.rewards.by_source import source_verifiers
+from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
+from v05ray.rewards.pool import try_verifier
+from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.rewards.verifiers import check_verifier
 from v05ray.types import Prompt
 
@@ -41,6 +43,9 @@ def prepare(config: Config) -> Prepared:
     check_model_folder(config)
     for verifier in source_verifiers(config).values():
         check_verifier(verifier.name, verifier.options)
+    rewards = with_source_verifiers(config)
+    if any(verifier.name == "python" for verifier in source_verifiers(config).values()):
+        try_verifier(rewards)
     tokenizer = load_tokenizer(config)
     splits = load_splits(
         config.data,
@@ -48,11 +53,13 @@ def prepare(config: Config) -> Prepared:
         max_prompt_tokens=config.model.max_length - config.sampling.max_tokens,
         seed=config.run.seed,
         num_eval=config.evaluation.num_prompts,
+        reference_check=reference_check(rewards.verifier),
     )
     model_folder.check_token_ids(
         ((prompt.prompt_id, prompt.token_ids) for prompt in (*splits.train, *splits.eval)),
         model_folder.vocabulary_size(model_folder.read_settings(config.model.path)),
     )
+    check_scorer(rewards.verifier, splits.train)
     if len(splits.train) < config.run.prompts_per_step:
         raise ConfigError(
             f"data.train gives {len(splits.train)} prompts, fewer than run.prompts_per_step "

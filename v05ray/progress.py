@@ -4,12 +4,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from v05ray.figures import svg
 from v05ray.figures.sparkline import sparkline
+from v05ray.rewards.verdicts import counts_shown, failures_shown
 from v05ray.types import RolloutGroup, StepReport
 
 _WINDOW = 10
@@ -118,6 +119,8 @@ class Progress:
         """The step's one line."""
         parts = [f"step {self._step}/{self._num_steps}"]
         parts += [form.format(self._metrics[name]) for name, form in _FIGURES if name in self._metrics]
+        if (failures := failures_shown(self._metrics)) is not None:
+            parts.append(failures)
         if self._step_s is not None:
             parts.append(f"{self._step_s:.1f} s")
         eta = self.eta_s()
@@ -181,6 +184,8 @@ class Summary:
     """What lies where, and how to look at it: `model` to a path, `MLflow` to a command, ..."""
     sources: Sequence[tuple[str, str]] = ()
     """A row for each source of prompts, where there are several."""
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    """By kind, over the whole run."""
 
 
 _STAGES = {
@@ -207,6 +212,7 @@ def summary_table(summary: Summary) -> str:
         ("mean rollouts per prompt", f"{per_prompt:.2f}"),
         ("response tokens", f"{summary.num_response_tokens:,}"),
         *summary.sources,
+        *((("verdicts", counts_shown(summary.verdicts)),) if summary.verdicts else ()),
         *((f"time: {_STAGES.get(stage, stage)}", f"{spent:.1f} s") for stage, spent in summary.seconds.items()),
         ("time: start to end", duration(summary.wall_s)),
         ("peak memory", f"{summary.peak_bytes / 2**30:.1f} GiB"),

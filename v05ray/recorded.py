@@ -25,6 +25,12 @@ class RecordedRollout:
     generator_id: str
     seconds: float
     advantage: float | None
+    verifier: str | None = None
+    """Null, as the two below, in ledgers of earlier versions."""
+    extracted: str | None = None
+    """The answer that the verifier read; None where it found none, or does not say."""
+    message: str | None = None
+    """Why there was no verdict."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from v05ray import durable
-from v05ray.types import RolloutGroup
+from v05ray.types import RolloutGroup, ScoredRollout
 
 
 def write_samples(path: Path, step: int, groups: Sequence[RolloutGroup], *, num_rollouts: int) -> None:
@@ -18,10 +18,15 @@ def write_samples(path: Path, step: int, groups: Sequence[RolloutGroup], *, num_
             f"## {group.prompt.prompt_id}\n\n"
             f"prior {prior}; {len(group.scored)} rollouts, stopped: {group.stop.reason}; rewards {rewards}\n\n"
             f"question:\n\n{_quoted(group.prompt.text)}\n\nreference: `{group.prompt.answer}`\n\n"
-            f"first response ({first.verdict}):\n\n{_quoted(first.rollout.text)}\n"
+            f"first response ({_verdict(first)}):\n\n{_quoted(first.rollout.text)}\n"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     durable.replace_text(path, "\n".join(parts))
+
+
+def _verdict(scored: ScoredRollout) -> str:
+    read = "" if scored.extracted is None else f", answer read: `{scored.extracted}`"
+    return f"{scored.verdict}{read}{f', {scored.message}' if scored.message else ''}"
 
 
 def _quoted(text: str) -> str:

@@ -26,6 +26,7 @@ from v05ray.metrics import Stopwatch, name_part, prior_metrics, rollout_metrics,
 from v05ray.ports import BatchRequest, Roles
 from v05ray.priors import Priors
 from v05ray.progress import Progress
+from v05ray.rewards.verdicts import check_failures
 from v05ray.run_state import RunState
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
@@ -94,6 +95,7 @@ class Stepper:
         values: dict[str, tuple[float, ...]] = {}
         async with self._kept_aside_on_failure(step, groups, values):
             await self._roll_out_and_learn(batch, groups, values, clock)
+            check_failures(groups, self._config.rewards.max_error_fraction, step)
             carry_through()
             actor_metrics = {"actor/update_skipped": 1.0}
             if any(self._counts(group) for group in groups):

@@ -15,8 +15,11 @@ StopReason = Literal["accepted", "target_reached", "cap", "halted", "fixed"]
 the batch's global halt refused a wish for more | the rule has a fixed budget."""
 
 FinishReason = Literal["stop", "length", "abort"]
-Verdict = Literal["correct", "wrong", "partial", "timeout", "crash", "error"]
-"""What the verifier said, or why it could not say: timeout, crash and error carry reward -1 and are counted."""
+Verdict = Literal["correct", "wrong", "partial", "timeout", "crash", "error", "unreadable"]
+"""What the verifier said, or why it could not say: timeout, crash, error and unreadable (the reference answer is none)
+carry reward -1 and are counted as failures."""
+FAILURES: tuple[Verdict, ...] = ("timeout", "crash", "error", "unreadable")
+"""Verdicts that say nothing about the response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,12 @@ class ScoredRollout:
     reward: float
     """In [-1, 1]."""
     verdict: Verdict
+    verifier: str = ""
+    """Name of the verifier that judged."""
+    extracted: str | None = None
+    """The answer as the verifier read it from the response; None where it found none, or does not say."""
+    message: str = ""
+    """Why there is no verdict, of a failure; empty otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from v05ray.disk import Disk, DiskStalled
 from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest, Roles, Weights
+from v05ray.registry import RunError
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -110,6 +111,31 @@ async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
     sample = (tmp_path / "samples" / "step-000004.md").read_text()
     assert "question p" in sample
     assert "prior -0.90 (v0); " in sample
+
+
+async def test_a_step_of_failed_verdicts_ends_the_run_before_anything_is_learned(tmp_path: Path):
+    failing = {(name, i): "error" for name in NAMES for i in range(0, 16, 2)}
+    world = World(rewards=FakeRewardPool(verdicts=failing))
+    config = config_of(rewards={"max_error_fraction": 0.3}, evaluation={"every": 0, "samples_per_prompt": 0})
+    with pytest.raises(RunError, match=r"verdicts are failures of the verifier.*x error: scripted error \(such as.*'p"):
+        await (await trainer_of(config, world, tmp_path)).run()
+    assert world.generator.loaded == []
+    assert list(LedgerReader(tmp_path / "ledger").steps) == []
+    (aside,) = LedgerReader(tmp_path / "ledger").superseded
+    assert "error" in aside.rollouts().column("verdict").to_pylist()
+
+
+async def test_failed_verdicts_below_the_bound_are_counted(tmp_path: Path):
+    failing = {(name, 0): "timeout" for name in NAMES[:1]}
+    world = World(rewards=FakeRewardPool(verdicts=failing))
+    state = await (await trainer_of(config_of(), world, tmp_path)).run()
+    assert state.totals.verdicts["timeout"] >= 1
+    assert sum(state.totals.verdicts.values()) == state.totals.num_rollouts
+    shares = [
+        m["v05/verdict_timeout_fraction"] for _, m in world.tracker.metrics if "v05/verdict_timeout_fraction" in m
+    ]
+    assert len(shares) == 4
+    assert 0 < max(shares) < 0.3
 
 
 async def test_every_rollout_is_trained_on_with_its_own_advantage(tmp_path: Path):

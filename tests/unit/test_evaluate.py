@@ -152,6 +152,12 @@ async def test_refusals_say_what_to_do():
         (["5", "7", "7"], [True, False, False], 0.0),
         (["5", "7"], [True, False], 0.5),
         (["5", "7", "9"], [True, False, False], 1 / 3),
+        (["0.5", r"\frac{1}{2}", "1", "1"], [True, True, False, False], 0.5),
+        (["x=5", "5", "7"], [True, True, False], 1.0),
+        ([r"\text{A}", "A", "B"], [True, True, False], 1.0),
+        (["1{,}234", "1234", "1,234", "5", "5"], [True, True, True, False, False], 1.0),
+        ([r"10\%", "10%", "3"], [True, True, False], 1.0),
+        ([r"\left(1,2\right)", "(1, 2)", "(2, 1)"], [True, True, False], 1.0),
         (["5", "5"], [True, False], 0.5),  # the verifier saw more than the key: 5 dollars, 5 euros
     ],
 )

@@ -23,6 +23,8 @@ def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1
             Rollout(prompt_id, i, f"{mark}answer {i}", (5, 6, 7)[: i + 1], (-0.5,) * (i + 1), "stop", 4, "g0", 0.25),
             reward,
             "correct" if reward > 0 else "wrong",
+            "math",
+            str(i),
         )
         for i, reward in enumerate(rewards)
     )
@@ -35,6 +37,17 @@ def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1
     prompt = Prompt(prompt_id, "What is 1 + 2?", (1, 2, 3, 4), "3", "chain_sum")
     prior = Prior(prompt_id, 0.25 if mark else 0.5, 4, "v0")  # so that the mark is in both files of a step
     return RolloutGroup(prompt, prior, scored, stop, decisions)
+
+
+def test_a_ledger_without_the_verifiers_columns_is_still_read(tmp_path):
+    LedgerWriter(tmp_path).append_step(1, [make_group()], {}, META)
+    (path,) = tmp_path.glob("rollouts-*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["verifier", "extracted", "message"]), path)
+    (group,) = LedgerReader(tmp_path).groups(1)
+    assert [(r.verdict, r.verifier, r.extracted, r.message) for r in group.rollouts[:2]] == [
+        ("correct", None, None, None),
+        ("wrong", None, None, None),
+    ]
 
 
 def append(folder: Path, steps: range, mark: str = "") -> None:
@@ -65,6 +78,9 @@ def test_rows_hold_what_was_drawn(tmp_path):
         "generator_id": "g0",
         "seconds": 0.25,
         "advantage": -1.5,
+        "verifier": "math",
+        "extracted": "1",
+        "message": "",
     }
     decisions = LedgerReader(tmp_path).decisions(12).to_pylist()
     assert decisions[1] == {

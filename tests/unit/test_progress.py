@@ -37,6 +37,18 @@ class Clock:
         return self.now
 
 
+def test_a_step_whose_verifier_fails_often_says_so():
+    out, clock = io.StringIO(), Clock()
+    few = {"v05/verdict_correct_fraction": 0.995, "v05/verdict_error_fraction": 0.005}
+    many = {"v05/verdict_error_fraction": 0.12, "v05/verdict_unreadable_fraction": 0.03}
+    with Progress(num_steps=30, file=out, clock=clock) as progress:
+        progress.step_done(StepReport(1, 1, {"critic/score/mean": 0.5, **few}))
+        progress.step_done(StepReport(2, 2, {"critic/score/mean": 0.5, **many}))
+    quiet, loud = out.getvalue().splitlines()
+    assert "verdicts" not in quiet
+    assert "verdicts: 12% error, 3% unreadable reference" in loud
+
+
 def run_steps(progress: Progress, clock: Clock, steps: range, seconds: float = 10.0) -> None:
     for step in steps:
         progress.batch_started(step, 2)
@@ -188,6 +200,7 @@ def test_the_table():
             wall_s=913.0,
             peak_bytes=3 * 2**30,
             places={"model": "runs/v05/model", "MLflow": "mlflow ui --backend-store-uri 'a|b'"},
+            verdicts={"wrong": 1500, "correct": 3296, "unreadable": 4},
         )
     )
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()]
@@ -202,6 +215,7 @@ def test_the_table():
         ["rollouts drawn", "4,800"],
         ["mean rollouts per prompt", "5.00"],
         ["response tokens", "52,000"],
+        ["verdicts", "correct 3,296, wrong 1,500, unreadable reference 4"],
         ["time: generation and scoring, overlapped by learning", "150.0 s"],
         ["time: learning: forward and backward", "402.2 s"],
         ["time: start to end", "15 min 13 s"],

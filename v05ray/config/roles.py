@@ -174,7 +174,15 @@ class RewardsConfig(Section):
     """Verifiers."""
 
     verifier: Spec = Spec(name="math")
-    """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`."""
+    """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`: a
+    reward function in the form of ours, TRL's, verl's or slime's, and `scale: zero_one | signed | as_is` for the latter
+    three; see `rewards.functions`."""
+    truncated: Literal["wrong", "judge"] | None = None
+    """A response cut off at `sampling.max_tokens`: `wrong` unless its answer was finished before (a closed box or tag,
+    a whole statement of the answer), or `judge` it as it is. None: `wrong` for `math`, `judge` for the others."""
+    max_error_fraction: float = Field(default=0.3, ge=0, le=1)
+    """A step of which more verdicts than this say nothing about the response (`error`, `crash`, `timeout`, `unreadable`
+    reference) ends the run before anything is learned from it; 1 never does."""
     num_workers: int = Field(default=1, ge=1)
     """Verifier processes; each is killed and replaced when it misses its deadline."""
     max_workers: int | None = Field(default=None, ge=1)

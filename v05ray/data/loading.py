@@ -3,6 +3,8 @@
 Policy, in one place:
 - A row that cannot be used (broken, or longer than the context) is refused with file, row and reason;
   `data.skip_bad_rows` allows that many, counted and logged.
+- A row whose reference answer the verifier could never call right (`rewards.self_check`) is a bad row; those of a whole
+  source are counted before it is refused.
 - A row that repeats an earlier question with the same answer is left out and counted (DAPO's published file holds
   each question a hundred times); with another answer, it is a bad row.
 - A training question that also stands in the loaded held-out prompts (same text but for case and white space) is left
@@ -40,6 +42,12 @@ _MOST_NAMES = 3
 """Names of prompts that a source without a label is called by."""
 
 
+ReferenceCheck = Callable[[Prompt], str | None]
+"""Why a prompt's reference answer can never be right; None where it can; `rewards.self_check` has the verifiers'."""
+_NAMED = 3
+"""Rows with unreadable references that a message names."""
+
+
 class PromptTooLong(ConfigError):
     """A prompt leaves no room for a response in the model's context."""
 
@@ -52,7 +60,8 @@ class Splits:
     """Training prompts by entry of `data.train`, in its order, with their weights."""
     eval: list[Prompt]
     counts: Mapping[str, int]
-    """What was left out: `train/bad_rows`, `train/repeats`, `train/in_eval`, `eval/bad_rows`, `eval/repeats`."""
+    """What was left out: `train/bad_rows`, `train/repeats`, `train/in_eval`,
+    `train/unreadable_references`, `eval/bad_rows`, `eval/repeats`, `eval/unreadable_references`."""
 
     @property
     def train(self) -> list[Prompt]:
@@ -68,6 +77,7 @@ def load_prompts(
     max_prompt_tokens: int,
     seed: int,
     limit: int | None = None,
+    reference_check: ReferenceCheck | None = None,
 ) -> list[Prompt]:
     """The usable prompts of some sources, one source after the other, of each the first `limit` (or all) in its order.
 
@@ -75,12 +85,18 @@ def load_prompts(
     is for generated sources whose spec has none. Raises `ConfigError` for a source that cannot be read, is empty, or
     has more bad rows than `data.skip_bad_rows`, and `PromptTooLong`.
     """
-    loader = _Loader(data, tokenizer, max_prompt_tokens)
+    loader = _Loader(data, tokenizer, max_prompt_tokens, reference_check)
     return list(chain.from_iterable(_load_all(loader, specs, seed, limit, frozenset(), "data.train")))
 
 
 def load_splits(
-    data: DataConfig, tokenizer: Any, *, max_prompt_tokens: int, seed: int, num_eval: int | None = None
+    data: DataConfig,
+    tokenizer: Any,
+    *,
+    max_prompt_tokens: int,
+    seed: int,
+    num_eval: int | None = None,
+    reference_check: ReferenceCheck | None = None,
 ) -> Splits:
     """Training prompts and `num_eval` held-out ones (None: all), disjoint by text; see the policy above.
 
@@ -90,7 +106,7 @@ def load_splits(
     counts: Counter[str] = Counter()
     if data.eval is not None:
         weights = _weights(data.eval, "data.eval")
-        loader = _Loader(data, tokenizer, max_prompt_tokens)
+        loader = _Loader(data, tokenizer, max_prompt_tokens, reference_check)
         eval_seed = derive_seed("data", "eval", seed)
         by_source = _load_all(loader, data.eval, eval_seed, num_eval, frozenset(), "data.eval")
         parts = _parts(weights or [1.0] * len(by_source), [len(prompts) for prompts in by_source], num_eval)
@@ -98,7 +114,7 @@ def load_splits(
         counts.update({f"eval/{name}": count for name, count in loader.left_out.items()})
     exclude = frozenset(_text_key(prompt.text) for prompt in held_out)
     weights = _weights(data.train, "data.train")
-    loader = _Loader(data, tokenizer, max_prompt_tokens)
+    loader = _Loader(data, tokenizer, max_prompt_tokens, reference_check)
     by_source = _load_all(loader, data.train, derive_seed("data", "train", seed), None, exclude, "data.train")
     counts.update({f"train/{name}": count for name, count in loader.left_out.items()})
     train = tuple(
@@ -172,7 +188,9 @@ def _name(spec: SourceSpec, prompts: Sequence[Prompt]) -> str:
 class _Loader:
     """Reads sources one after the other, each once; a question of an earlier one is a repeat in a later one."""
 
-    def __init__(self, data: DataConfig, tokenizer: Any, max_prompt_tokens: int) -> None:
+    def __init__(
+        self, data: DataConfig, tokenizer: Any, max_prompt_tokens: int, reference_check: ReferenceCheck | None
+    ) -> None:
         if max_prompt_tokens < 1:
             raise ConfigError(
                 f"the context leaves {max_prompt_tokens} tokens for a prompt; "
@@ -184,10 +202,12 @@ class _Loader:
         """Rows left out of all sources so far, by reason."""
         self._counts: Counter[str] = Counter()
         self._answers: dict[str, tuple[str, str]] = {}
+        self._reference_check = reference_check
+        self._unreadable: list[BadRow] = []
 
     def load(self, spec: SourceSpec, seed: int, limit: int | None, exclude: frozenset[str]) -> list[Prompt]:
         """The first `limit` usable prompts of a source, or all; `exclude` holds text keys."""
-        self._counts = Counter()
+        self._counts, self._unreadable = Counter(), []
         source = _build(spec, seed)
         sizes = [size for size in (source.size, limit) if size is not None]
         wanted = min(sizes) if sizes else None
@@ -201,6 +221,7 @@ class _Loader:
             if not taken:
                 break
             prompts += self._prompts(taken)
+        self._refuse_unreadable(source, len(prompts))
         self._check_enough(source, len(prompts), wanted)
         _check_ids(prompts, source)
         self._report(source, len(prompts))
@@ -240,6 +261,8 @@ class _Loader:
                     f"{self._max_prompt_tokens}; raise model.max_length, lower sampling.max_tokens, or allow its loss"
                 )
                 self._refuse(BadRow(row.where, reason), PromptTooLong)
+            elif self._reference_check is not None and (unreadable := self._reference_check(prompt)) is not None:
+                self._unreadable.append(BadRow(row.where, unreadable))
             else:
                 prompts.append(prompt)
         return prompts
@@ -254,6 +277,21 @@ class _Loader:
                 f"data.skip_bad_rows allows {allowed}: mend the row, or raise it)"
             )
         log.warning("skipped %s: %s", row.where, row.reason)
+
+    def _refuse_unreadable(self, source: Source, num_readable: int) -> None:
+        """Counts the rows whose references cannot be right, or raises when bad rows are more than allowed."""
+        found, allowed = self._unreadable, self._data.skip_bad_rows
+        if not found:
+            return
+        self._counts["unreadable_references"] = len(found)
+        named = "; ".join(f"{row.where}: {row.reason}" for row in found[:_NAMED])
+        said = f"{len(found)} of {len(found) + num_readable} reference answers do not judge themselves correct, {named}"
+        if self._counts["bad_rows"] + len(found) > allowed:
+            raise ConfigError(
+                f"{source.label}: {said} (data.skip_bad_rows allows {allowed}: correct the rows, raise it, or take "
+                "another rewards.verifier)"
+            )
+        log.warning("%s: skipped: %s", source.label, said)
 
     def _check_enough(self, source: Source, found: int, wanted: int | None) -> None:
         left_out = ", ".join(f"{count} {name}" for name, count in self._counts.items())

@@ -32,6 +32,9 @@ ROLLOUT_SCHEMA = pa.schema(
         ("generator_id", pa.string()),
         ("seconds", pa.float64()),
         ("advantage", pa.float64()),  # null where the group gave no training samples
+        ("verifier", pa.string()),
+        ("extracted", pa.string()),  # the answer that the verifier read; null where it found none
+        ("message", pa.string()),  # why there is no verdict; empty where there is one
     ],
     metadata={"v05ray.ledger.version": str(FORMAT_VERSION)},
 )
@@ -93,6 +96,9 @@ def rollout_rows(
                 "generator_id": rollout.generator_id,
                 "seconds": rollout.seconds,
                 "advantage": values[index] if in_group and values is not None else None,
+                "verifier": scored.verifier,
+                "extracted": scored.extracted,
+                "message": scored.message,
             }
 
 

@@ -76,10 +76,13 @@ def _short(text: str) -> str:
 
 def _rollout(rollout: RecordedRollout) -> str:
     advantage = "" if rollout.advantage is None else f", advantage {rollout.advantage:+.4f}"
+    read = "" if rollout.extracted is None else f", answer {textwrap.shorten(rollout.extracted, 40)!r}"
+    read += f", {rollout.message}" if rollout.message else ""
     return (
-        f"rollout {rollout.sample_index}: reward {rollout.reward:+g} ({rollout.verdict}), {rollout.num_tokens} tokens, "
-        f"{rollout.finish_reason}, log-prob {rollout.logprob_sum:.2f}, {rollout.generator_id} at version "
-        f"{rollout.policy_version}, {rollout.seconds:.2f} s{advantage}: {textwrap.shorten(rollout.response, 60)!r}"
+        f"rollout {rollout.sample_index}: reward {rollout.reward:+g} ({rollout.verdict}{read}), "
+        f"{rollout.num_tokens} tokens, {rollout.finish_reason}, log-prob {rollout.logprob_sum:.2f}, "
+        f"{rollout.generator_id} at version {rollout.policy_version}, {rollout.seconds:.2f} s{advantage}: "
+        f"{textwrap.shorten(rollout.response, 60)!r}"
     )
 
 

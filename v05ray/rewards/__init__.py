@@ -1,7 +1,17 @@
 """Verifiers, and the processes that they run in.
 
-- `answers`    reads the final answer out of a response
-- `verifiers`  the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `python`
-- `worker`     one process that judges, killed at its deadline
-- `pool`       `VerifierPool`: the `RewardPool` port over several workers
+- `answers`        the last tag, box or number of a text
+- `extract`        the answer in a response, and whether it was finished
+- `references`     the answers that a reference allows, or why it is none
+- `normalise`      one way of writing for each answer: rules on text
+- `numbers`, `units`, `parts`   numbers written out, what stands beside them, and answers of several values
+- `equality`, `mathematics`     whether two answers are equal: by text, number, structure; at last by math-verify
+- `math_verifier`  the `math` verifier over all of these
+- `functions`      reward functions in the forms of other trainers
+- `self_check`     references that no response can equal, found when they are loaded
+- `verdicts`       verdicts by kind, and when too many fail
+- `votes`          what votes together in a majority
+- `verifiers`      the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `python`; `judged`: what they return
+- `worker`         one process that judges, killed at its deadline
+- `pool`           `VerifierPool`: the `RewardPool` port over several workers
 """

@@ -7,6 +7,8 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 # A sign counts only where no number or word stands before it: `10-5` ends in 5, `x = -5` in -5. A number of several
 # groups (1,234) is one number; `3, 4` is two.
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+# Minus signs as people and models write them.
+_DASHES = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"))
 
 
 # One pass each: responses are long, come from a policy under training, and are read in the training loop's process.
@@ -42,7 +44,7 @@ def last_number(text: str) -> str | None:
 
     Compared as text, so that no length of digits is too long.
     """
-    found = _NUMBER.findall(text.replace("\u2212", "-"))
+    found = _NUMBER.findall(text.translate(_DASHES))
     return _shortest(found[-1]) if found else None
 
 
@@ -50,17 +52,6 @@ def last_integer(text: str) -> str | None:
     """The last number if it is whole (`7.0` is `7`); None if it has a fraction, or where there is none."""
     number = last_number(text)
     return None if number is None or "." in number else number
-
-
-def answer_key(text: str) -> str:
-    """What two responses of the same answer share, for majority votes.
-
-    The last tagged answer, else the last boxed one, else the last number, else the whole text; without case, `$` and
-    white space, and numbers in their shortest form.
-    """
-    answer = last_tagged(text) or last_boxed(text) or last_number(text) or text
-    bare = "".join(answer.casefold().replace("$", "").split())
-    return _shortest(bare) if _NUMBER.fullmatch(bare) else bare
 
 
 def _shortest(number: str) -> str:

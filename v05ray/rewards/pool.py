@@ -65,7 +65,7 @@ class VerifierPool:
 
     config: RewardsConfig
     failures: deque[Failure] = field(default_factory=lambda: deque(maxlen=_KEPT_FAILURES))
-    """The latest verdicts `timeout`, `crash` and `error`."""
+    """The latest verdicts that say nothing about the response; see `types.FAILURES`."""
     grow_after_s: float = GROW_AFTER_S
     idle_s: float = IDLE_S
 
@@ -96,7 +96,7 @@ class VerifierPool:
             raise
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
-        """The verdict; a verifier that fails gives reward -1 with `timeout`, `crash` or `error`.
+        """The verdict; a verifier that fails gives reward -1 with one of `types.FAILURES`.
 
         Starts the pool if need be. Raises `ConfigError` if the verifier cannot be built at all, `TypeError` for
         metadata that are not JSON, `RuntimeError` once the pool is closed.
@@ -269,7 +269,7 @@ class VerifierPool:
                     if left[0].num_deaths >= _DEATHS_TO_BLAME:
                         self._finish(left.popleft(), -1.0, "crash", str(error))
                     return False
-                self._finish(left.popleft(), reply["reward"], reply["verdict"], reply["message"])
+                self._finish(left.popleft(), reply["reward"], reply["verdict"], reply["message"], reply["extracted"])
                 if reply["retiring"]:
                     return False
             return True
@@ -280,7 +280,7 @@ class VerifierPool:
             elif left:
                 self._put_back(list(left))
 
-    def _finish(self, job: _Job, reward: float, verdict: Verdict, message: str) -> None:
+    def _finish(self, job: _Job, reward: float, verdict: Verdict, message: str, extracted: str | None = None) -> None:
         if job.result.done():
             return
         if self._closed:
@@ -292,7 +292,25 @@ class VerifierPool:
             self.failures.append(Failure(rollout.prompt_id, rollout.sample_index, verdict, message))
             level = logging.WARNING if self._verdicts[verdict] <= _LOGGED_FAILURES else logging.DEBUG
             log.log(level, "verifier %s on %s[%d]: %s", verdict, rollout.prompt_id, rollout.sample_index, message)
-        job.result.set_result(ScoredRollout(job.rollout, reward, verdict))
+        job.result.set_result(
+            ScoredRollout(job.rollout, reward, verdict, self.config.verifier.name, extracted, message)
+        )
+
+
+def try_verifier(config: RewardsConfig) -> None:
+    """Builds the verifier in a process of its own and ends it; raises `ConfigError` where that cannot be done.
+
+    For verifiers whose code is the user's: what is wrong with them is known before anything heavy starts.
+    """
+
+    async def build() -> None:
+        pool = VerifierPool(config.model_copy(update={"num_workers": 1, "max_workers": None}))
+        try:
+            await pool.start()
+        finally:
+            pool.close()
+
+    asyncio.run(build())
 
 
 def _request(prompt: Prompt, rollout: Rollout) -> bytes:
@@ -304,4 +322,4 @@ def _request(prompt: Prompt, rollout: Rollout) -> bytes:
         "source": prompt.source,
         "metadata": dict(prompt.metadata),
     }
-    return encode({"prompt": fields, "response": rollout.text})
+    return encode({"prompt": fields, "response": rollout.text, "finish_reason": rollout.finish_reason})

@@ -14,6 +14,7 @@ from typing import Any
 
 from v05ray.config import RewardsConfig
 from v05ray.registry import ConfigError
+from v05ray.rewards.verifiers import truncated_by_default
 
 START_TIMEOUT_S = 120.0
 """Importing a verifier's libraries takes a second or two; on a machine that is short of everything, much longer."""
@@ -52,7 +53,9 @@ class WorkerProcess:
     async def greet(self, config: RewardsConfig) -> None:
         """Waits until the verifier is built. Raises `ConfigError` if it cannot be, `WorkerDied`, or `TimeoutError`."""
         spec = config.verifier
-        self.send(encode({"verifier": spec.name, "options": spec.options, "memory_mib": config.memory_mib}))
+        truncated = config.truncated or truncated_by_default(spec.name)
+        hello = {"verifier": spec.name, "options": spec.options, "truncated": truncated}
+        self.send(encode({**hello, "memory_mib": config.memory_mib}))
         reply = await self.receive(START_TIMEOUT_S)
         if "failed" in reply:
             raise ConfigError(f"rewards.verifier: {reply['failed']}")

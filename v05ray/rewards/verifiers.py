@@ -1,23 +1,42 @@
 """The registry of verifiers: each judges one response against its prompt.
 
 A verifier is called as `verifier(prompt, response_text)` and returns a bool, or a reward in [-1, 1] where 1 is right,
--1 wrong and anything between partial. It runs in a worker process, in its main thread; it may be slow, hang or crash
-there. `prompt.token_ids` is empty. What it raises is the verdict `error`, a `TimeoutError` the verdict `timeout`.
+-1 wrong and anything between partial, or either of them in a `Judged` with the answer that it read. It runs in a worker
+process, in its main thread; it may be slow, hang or crash there. `prompt.token_ids` is empty. What it raises is the
+verdict `error`, a `TimeoutError` the verdict `timeout`, an `UnreadableReference` the verdict `unreadable`.
 """
 
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, Literal
 
 from v05ray.registry import ConfigError, Registry, suggest
 from v05ray.rewards.answers import last_integer, last_number, last_tagged
+from v05ray.rewards.extract import without_thinking
+from v05ray.rewards.functions import adapt
+from v05ray.rewards.judged import Judged
+from v05ray.rewards.references import UnreadableReference
 from v05ray.types import Prompt
 
 Verifier = Callable[[Prompt, str], Any]
 
 verifiers: Registry[Verifier] = Registry("verifier")
+
+
+Truncated = Literal["wrong", "judge"]
+_WANTS_FINAL_ANSWER = frozenset({"math"})
+
+
+def truncated_by_default(name: str) -> Truncated:
+    """What `rewards.truncated` is for a verifier where it is not set.
+
+    `math` looks for a final answer, which a cut-off response has not reached unless it stands there whole. The others
+    judge what there is: `last_integer` and `exact` are meant for answers of a few tokens, and what a task's own scorer
+    or a function of the user's makes of the text is theirs to say.
+    """
+    return "wrong" if name in _WANTS_FINAL_ANSWER else "judge"
 
 
 def check_verifier(name: str, options: Mapping[str, Any]) -> None:
@@ -33,11 +52,15 @@ def check_verifier(name: str, options: Mapping[str, Any]) -> None:
 
 @verifiers.register("exact")
 def exact(ignore_case: bool = False) -> Verifier:
-    """The whole response equals the reference answer, but for white space at the ends."""
+    """The whole response (behind its thinking) equals the reference answer, but for white space at the ends."""
 
-    def verify(prompt: Prompt, response: str) -> bool:
-        given, wanted = response.strip(), prompt.answer.strip()
-        return given.casefold() == wanted.casefold() if ignore_case else given == wanted
+    def verify(prompt: Prompt, response: str) -> Judged:
+        given, wanted = without_thinking(response), prompt.answer.strip()
+        if given is None:
+            return Judged(False)
+        given = given.strip()
+        right = given.casefold() == wanted.casefold() if ignore_case else given == wanted
+        return Judged(right, given)
 
     return verify
 
@@ -46,45 +69,34 @@ def exact(ignore_case: bool = False) -> Verifier:
 def last_integer_equals() -> Verifier:
     """The response's last number is whole and equals the reference answer, which must be an integer."""
 
-    def verify(prompt: Prompt, response: str) -> bool:
+    def verify(prompt: Prompt, response: str) -> Judged:
         wanted = last_integer(prompt.answer)
         if wanted is None:
-            raise ValueError(f"the reference answer {prompt.answer!r:.60} is not an integer; use another verifier")
-        return last_integer(response) == wanted
+            raise UnreadableReference(
+                f"the reference answer {prompt.answer!r:.60} is not an integer; use another verifier"
+            )
+        text = without_thinking(response)
+        if text is None:
+            return Judged(False)
+        return Judged(last_integer(text) == wanted, last_number(text))
 
     return verify
 
 
 @verifiers.register("math")
 def math(timeout_s: int = 5) -> Verifier:
-    r"""math-verify: the last number, LaTeX or boxed expression of the response equals the reference answer in value.
+    r"""The response's answer equals the reference answer in value: by text, as numbers, part by part, by math-verify.
 
     `timeout_s` bounds one parse and one comparison each, in whole seconds; `rewards.deadline_s` bounds all together.
+    See `rewards.extract` for what counts as the answer, `rewards.references` for what a reference may be.
     """
     # math-verify times itself by SIGALRM: hence whole seconds, and the main thread.
     if timeout_s < 1:
         raise ValueError(f"timeout_s must be at least 1, got {timeout_s}")
-    import math_verify
-    from math_verify.errors import TimeoutException
+    from v05ray.rewards.math_verifier import MathVerifier
 
-    @lru_cache(maxsize=4096)
-    def parse_reference(answer: str) -> tuple[Any, ...]:
-        # A bare `\frac{1}{2}` is read as LaTeX only inside a box or dollars.
-        marked = answer if "\\boxed" in answer or "$" in answer else f"\\boxed{{{answer}}}"
-        parsed = math_verify.parse(marked, parsing_timeout=timeout_s, raise_on_error=True) if answer.strip() else ()
-        if not parsed:
-            raise ValueError(f"the reference answer {answer!r:.60} cannot be read as mathematics")
-        return tuple(parsed)
-
-    def verify(prompt: Prompt, response: str) -> bool:
-        try:
-            wanted = list(parse_reference(prompt.answer))
-            given = math_verify.parse(response, parsing_timeout=timeout_s, raise_on_error=True)
-            return math_verify.verify(wanted, given, timeout_seconds=timeout_s, raise_on_error=True)
-        except TimeoutException as error:
-            raise TimeoutError(f"math-verify took longer than {timeout_s} s") from error
-
-    verify(Prompt("warm-up", "", (), r"\frac{1}{2}", ""), r"\boxed{x}")  # its grammars load at first use
+    verify = MathVerifier(timeout_s)
+    verify(Prompt("warm-up", "", (), r"\sqrt{2}", ""), r"\boxed{x}")  # its grammars load at first use
     return verify
 
 
@@ -99,8 +111,8 @@ _EXTRACTS: Mapping[str, Callable[[str], str]] = {
 def reasoning_gym(extract: str = "tagged") -> Verifier:
     """The task's own scorer: a score s in [0, 1] is the reward 2s - 1. Needs prompts of the `reasoning_gym` source.
 
-    `extract` is what the scorer gets: `tagged` (in the last <answer> tags; all where there are none), `last_number`,
-    or the `whole` response.
+    `extract` is what the scorer gets of what follows the thinking: `tagged` (in the last <answer> tags; all where there
+    are none), `last_number`, or the `whole` response.
     """
     if extract not in _EXTRACTS:
         raise ValueError(f"extract {extract!r} is not known{suggest(extract, _EXTRACTS)}")
@@ -110,21 +122,28 @@ def reasoning_gym(extract: str = "tagged") -> Verifier:
     def scorer_of(task: str) -> Any:
         return gym.get_score_answer_fn(task)
 
-    def verify(prompt: Prompt, response: str) -> float:
+    def verify(prompt: Prompt, response: str) -> Judged:
         task, entry = prompt.metadata.get("task"), prompt.metadata.get("entry")
         if task is None or entry is None:
             raise ValueError("the prompt has no reasoning_gym task in its metadata; use another verifier")
-        return 2 * scorer_of(task)(_EXTRACTS[extract](response), entry) - 1
+        text = without_thinking(response)
+        if text is None:
+            return Judged(-1.0)
+        given = _EXTRACTS[extract](text)
+        return Judged(2 * scorer_of(task)(given, entry) - 1, given)
 
     return verify
 
 
 @verifiers.register("python")
-def python(path: str, options: Mapping[str, Any] | None = None) -> Verifier:
+def python(
+    path: str, options: Mapping[str, Any] | None = None, scale: str | None = None, completions: str = "text"
+) -> Verifier:
     """A function or class of the user's: `path: package.module:name`, found on `sys.path` as the run itself has it.
 
-    A function is called with (prompt, response_text) and the `options` as keywords; a class is made once, with the
-    `options`, and then called with (prompt, response_text).
+    A function gets the `options` as keywords (slime's as `args`); a class is made once, with the `options`, and its
+    instances are called. The form of the call is known by its signature; see `rewards.functions`, also for `scale`
+    (`zero_one`, `signed` or `as_is`), which all forms but ours need, and for `completions` (`text` or `messages`).
     """
     module_name, _, name = path.partition(":")
     if not module_name or not name:
@@ -135,11 +154,16 @@ def python(path: str, options: Mapping[str, Any] | None = None) -> Verifier:
         raise ConfigError(f"cannot import {path!r}: {error}; is its folder on PYTHONPATH?") from error
     if inspect.isclass(target):
         target = target(**(options or {}))
-    elif options:
-        target = partial(target, **options)
     if not callable(target):
         raise ConfigError(f"{path!r} is a {type(target).__name__}, not a function or class")
-    return target
+    arguments = dict(options or {})
+    if (
+        inspect.isfunction(target)
+        and arguments
+        and not {"args", "sample"} <= inspect.signature(target).parameters.keys()
+    ):
+        target = partial(target, **arguments)
+    return adapt(target, path, scale=scale, completions=completions, arguments=arguments)
 
 
 @verifiers.register("by_source")

@@ -2,10 +2,10 @@
 
 Run as `python -m v05ray.rewards.worker REQUESTS_FD REPLIES_FD LIFELINE_FD`. One JSON object a line, both ways:
 
-    <- {"verifier": NAME, "options": {...}, "memory_mib": N | null}
+    <- {"verifier": NAME, "options": {...}, "truncated": "wrong" | "judge", "memory_mib": N | null}
     -> {"ready": true}                                     or {"failed": MESSAGE}, and the end
-    <- {"prompt": {...}, "response": TEXT}
-    -> {"reward": R, "verdict": V, "message": M, "retiring": false}
+    <- {"prompt": {...}, "response": TEXT, "finish_reason": F}
+    -> {"reward": R, "verdict": V, "message": M, "extracted": TEXT | null, "retiring": false}
 
 The process never outlives its parent, whatever the verifier does: the lifeline is a pipe of which the parent alone
 holds the other end, and the kernel ends this process group by SIGIO the moment that end is closed. (A watching thread
@@ -23,10 +23,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from v05ray.registry import ConfigError
-from v05ray.rewards.verifiers import Verifier, verifiers
-from v05ray.types import Prompt, Verdict
+from v05ray.rewards.extract import has_finished_answer
+from v05ray.rewards.judged import Judged
+from v05ray.rewards.references import UnreadableReference
+from v05ray.rewards.verifiers import Truncated, Verifier, verifiers
+from v05ray.types import FinishReason, Prompt, Verdict
 
 _MESSAGE_CHARS = 500
+_EXTRACTED_CHARS = 500
 
 
 def main() -> None:
@@ -49,16 +53,38 @@ def main() -> None:
         _send(replies_fd, {"ready": True})
         for line in requests:
             request = json.loads(line)
-            reply = judge(verifier, _prompt(request["prompt"]), request["response"])
+            reply = judge(
+                verifier,
+                _prompt(request["prompt"]),
+                request["response"],
+                finish_reason=request["finish_reason"],
+                truncated=hello["truncated"],
+            )
             _send(replies_fd, reply)
             if reply["retiring"]:
                 return
 
 
-def judge(verifier: Verifier, prompt: Prompt, response: str) -> dict[str, Any]:
-    """One reply; whatever the verifier raises or returns becomes a verdict."""
+def judge(
+    verifier: Verifier,
+    prompt: Prompt,
+    response: str,
+    *,
+    finish_reason: FinishReason = "stop",
+    truncated: Truncated = "judge",
+) -> dict[str, Any]:
+    """One reply; whatever the verifier raises or returns becomes a verdict.
+
+    With `truncated: wrong`, a response cut off at the token limit is wrong unless its answer was finished before.
+    """
     try:
-        reward = _reward(verifier(prompt, response))
+        judged = verifier(prompt, response)
+        extracted = judged.extracted if isinstance(judged, Judged) else None
+        reward = _reward(judged.reward if isinstance(judged, Judged) else judged)
+        if finish_reason == "length" and truncated == "wrong" and reward > -1 and not has_finished_answer(response):
+            reward = -1.0
+    except UnreadableReference as error:
+        return _failure("unreadable", error)
     except TimeoutError as error:
         return _failure("timeout", error)
     except MemoryError as error:
@@ -67,12 +93,14 @@ def judge(verifier: Verifier, prompt: Prompt, response: str) -> dict[str, Any]:
     except Exception as error:  # a verifier is anybody's code: its failure is a verdict, and is reported with its name
         return _failure("error", error)
     verdict: Verdict = "correct" if reward == 1 else "wrong" if reward == -1 else "partial"
-    return {"reward": reward, "verdict": verdict, "message": "", "retiring": False}
+    if extracted is not None:
+        extracted = extracted[:_EXTRACTED_CHARS]
+    return {"reward": reward, "verdict": verdict, "message": "", "extracted": extracted, "retiring": False}
 
 
 def _failure(verdict: Verdict, error: BaseException) -> dict[str, Any]:
     message = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARS]
-    return {"reward": -1.0, "verdict": verdict, "message": message, "retiring": False}
+    return {"reward": -1.0, "verdict": verdict, "message": message, "extracted": None, "retiring": False}
 
 
 def _reward(value: Any) -> float:

@@ -33,15 +33,15 @@ def test_the_story_goes_number_by_number(reader):
         "  reference answer: 3",
         "  prior V = +0.5000 (v0, policy version 4): expects 75.0% right",
         "  draw 2 (cold start); 2 of 2 prompts open",
-        "    rollout 0: reward +1 (correct), 1 tokens, stop, log-prob -0.50, g0 at version 4, 0.25 s, "
+        "    rollout 0: reward +1 (correct, answer '0'), 1 tokens, stop, log-prob -0.50, g0 at version 4, 0.25 s, "
         "advantage +0.5000: 'answer 0'",
-        "    rollout 1: reward -1 (wrong), 2 tokens, stop, log-prob -1.00, g0 at version 4, 0.25 s, "
+        "    rollout 1: reward -1 (wrong, answer '1'), 2 tokens, stop, log-prob -1.00, g0 at version 4, 0.25 s, "
         "advantage -1.5000: 'answer 1'",
         "  judged at k = 2, mean = +0.0000",
         "    b2 = max(0, (mean - V)^2 - 1/k) = max(0, 0.2500 - 0.5000) = 0.1250",
         "    target = 3 rollouts: min(3, floor(1/sqrt(0.00390625) - 1/b2 = 16.00 - 8.00 = 8.00))",
         "  draw 1 (1 short of the target); 2 of 2 prompts open",
-        "    rollout 2: reward +1 (correct), 3 tokens, stop, log-prob -1.50, g0 at version 4, 0.25 s, "
+        "    rollout 2: reward +1 (correct, answer '2'), 3 tokens, stop, log-prob -1.50, g0 at version 4, 0.25 s, "
         "advantage +0.2500: 'answer 2'",
         "  judged at k = 3, mean = +0.3333",
         "    b2 = max(0, (mean - V)^2 - 1/k) = max(0, 0.0278 - 0.3333) = 0.0000",

@@ -1,10 +1,8 @@
 """What counts as a response's answer."""
 
-import time
-
 import pytest
 
-from v05ray.rewards.answers import answer_key, last_boxed, last_integer, last_number, last_tagged
+from v05ray.rewards.answers import last_boxed, last_integer, last_number, last_tagged
 
 
 @pytest.mark.parametrize(
@@ -13,6 +11,9 @@ from v05ray.rewards.answers import answer_key, last_boxed, last_integer, last_nu
         ("42", "42"),
         ("The answer is 7.", "7"),
         ("x = -5", "-5"),
+        ("x = −5", "-5"),
+        ("x = –5", "-5"),
+        ("pages 3–5", "5"),
         ("10-5", "5"),
         ("10 - 5 = 5", "5"),
         ("3-(-4) = −7", "-7"),
@@ -68,27 +69,3 @@ def test_last_boxed(text, boxed):
 )
 def test_last_tagged(text, tagged):
     assert last_tagged(text) == tagged
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("The answer is 1,000.", "1000"),
-        (r"so \boxed{007}", "<answer>7</answer>"),
-        (r"\boxed{\frac{1}{2}}", r"<answer>$\frac{1} {2}$</answer>"),
-        ("Yes", " yes "),
-    ],
-)
-def test_equal_answers_have_equal_keys(one, other):
-    assert answer_key(one) == answer_key(other)
-
-
-def test_different_answers_have_different_keys():
-    assert len({answer_key(text) for text in ("5", "-5", "5.1", "five", r"\boxed{x}", "")}) == 6
-
-
-@pytest.mark.parametrize("piece", ["<answer>", r"\boxed{", "1,", "}", "-", "1.", "{"])
-def test_no_response_takes_long(piece):
-    start = time.perf_counter()
-    answer_key(piece * 30_000)
-    assert time.perf_counter() - start < 2

@@ -86,7 +86,7 @@ async def test_verdicts_are_counted_and_failures_are_named():
             ERROR,
             RIGHT,
         ]
-        expected = {"correct": 2, "wrong": 1, "partial": 1, "error": 1, "timeout": 0, "crash": 0}
+        expected = {"correct": 2, "wrong": 1, "partial": 1, "error": 1, "timeout": 0, "crash": 0, "unreadable": 0}
         assert pool.stats() == {**expected, "restarts": 0, "workers": 1, "queue_length": 0}
         (failure,) = pool.failures
         assert (failure.prompt_id, failure.sample_index, failure.verdict) == ("p1", 3, "error")

@@ -45,7 +45,7 @@ def test_exact_may_ignore_case():
         ("12", "12.5", WRONG),
         ("1200", "1,200", RIGHT),
         ("12", "", WRONG),
-        ("one", "1", ("error", -1.0)),
+        ("one", "1", ("unreadable", -1.0)),
     ],
 )
 def test_last_integer(answer, response, expected):
@@ -64,7 +64,7 @@ def test_last_integer(answer, response, expected):
         (r"\{1,2\}", r"$\{2,1\}$", RIGHT),
         ("42", "", WRONG),
         ("42", r"\boxed{((((", WRONG),
-        ("", "42", ("error", -1.0)),
+        ("", "42", ("unreadable", -1.0)),
     ],
 )
 def test_math(answer, response, expected):

@@ -1,0 +1,384 @@
+r"""One way of writing for each answer: rules on text, applied alike to references and to responses.
+
+Each rule is one function with its cases; `normalise` applies them in order. What comes out is LaTeX of a small set of
+commands, without dollars, fonts, spacing commands and final punctuation. No rule evaluates anything. Standard library
+only.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_MINUS = "\u2212\u2012\u2013\u2014\ufe63\uff0d\u2011\u2010"
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n")
+_GREEK = {
+    "α": "alpha",
+    "β": "beta",
+    "γ": "gamma",
+    "δ": "delta",
+    "ε": "epsilon",
+    "ζ": "zeta",
+    "η": "eta",
+    "θ": "theta",
+    "κ": "kappa",
+    "λ": "lambda",
+    "μ": "mu",
+    "ν": "nu",
+    "ξ": "xi",
+    "π": "pi",
+    "ρ": "rho",
+    "σ": "sigma",
+    "τ": "tau",
+    "φ": "phi",
+    "ϕ": "phi",
+    "χ": "chi",
+    "ψ": "psi",
+    "ω": "omega",
+    "Γ": "Gamma",
+    "Δ": "Delta",
+    "Θ": "Theta",
+    "Λ": "Lambda",
+    "Π": "Pi",
+    "Σ": "Sigma",
+    "Φ": "Phi",
+    "Ψ": "Psi",
+    "Ω": "Omega",
+}
+_SYMBOLS = {
+    "×": "\\times ",
+    "✕": "\\times ",
+    "⋅": "\\cdot ",
+    "·": "\\cdot ",
+    "∙": "\\cdot ",
+    "÷": "/",
+    "∕": "/",
+    "⁄": "/",
+    "∞": "\\infty ",
+    "≤": "\\le ",
+    "⩽": "\\le ",
+    "≥": "\\ge ",
+    "⩾": "\\ge ",
+    "≠": "\\neq ",
+    "±": "\\pm ",
+    "°": "^{\\circ}",
+    "º": "^{\\circ}",
+    "∪": "\\cup ",
+    "∩": "\\cap ",
+    "∈": "\\in ",
+    "∅": "\\emptyset ",
+    "ℝ": "\\mathbb{R}",
+    "ℤ": "\\mathbb{Z}",
+    "ℕ": "\\mathbb{N}",
+    "ℚ": "\\mathbb{Q}",
+    "→": "\\to ",
+    "∠": "\\angle ",
+    "△": "\\triangle ",
+    "⊥": "\\perp ",
+    "′": "'",
+    "’": "'",
+    "‘": "'",
+    "“": '"',
+    "”": '"',
+    "，": ",",
+    "、": ",",
+    "；": ";",
+    "：": ":",
+    "。": ".",
+    "（": "(",
+    "）": ")",
+    "【": "[",
+    "】": "]",
+    "｛": "\\{",
+    "｝": "\\}",
+    "％": "%",
+    "＝": "=",
+    "\u00a0": " ",
+    "\u2009": " ",
+    "\u202f": " ",
+    "\u3000": " ",
+    "\u200b": "",
+    "\ufeff": "",
+    "\u2061": "",
+}
+_TABLE = str.maketrans(
+    {minus: "-" for minus in _MINUS} | _SYMBOLS | {letter: f"\\{name} " for letter, name in _GREEK.items()}
+)
+_SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_SUBSCRIPT_RUN = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ]+")
+_VULGAR = re.compile("[¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
+_ROOT = re.compile(r"(√|∛)\s*(\d+(?:\.\d+)?|\([^()]*\)|\{[^{}]*\}|\\?[A-Za-z]+|(?=\\?[a-z]))")
+_THIN_GROUPS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!|[\u2009\u202f\u00a0])+\d{3})+(?!\d)")
+_GROUP_MARK = re.compile(r"\\[,!:; ]|\{,\}|,\\!|[\u2009\u202f\u00a0]")
+
+
+def unicode_to_latex(text: str) -> str:
+    r"""Characters of mathematics become commands: `−5` -5, `11√2` 11\sqrt{2}, `x²` x^{2}, `1½` 1\frac{1}{2}, `90°`."""
+    if text.isascii():
+        return text
+    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", text)
+    text = _VULGAR.sub(_vulgar_fraction, text)
+    text = _ROOT.sub(_root, text)
+    return unicodedata.normalize("NFKC", text.translate(_TABLE))
+
+
+def _vulgar_fraction(character: re.Match[str]) -> str:
+    top, bottom = unicodedata.normalize("NFKC", character.group()).split("\u2044")
+    return f"\\frac{{{top}}}{{{bottom}}}"
+
+
+def _root(found: re.Match[str]) -> str:
+    body = found.group(2)
+    inner = body[1:-1] if body[:1] in "({" and body else body
+    return f"\\sqrt[3]{{{inner}}}" if found.group(1) == "∛" else f"\\sqrt{{{inner}}}"
+
+
+def join_thin_groups(text: str) -> str:
+    r"""Thousands set in LaTeX are one number: `10\,080`, `1{,}234`, `32,\!348`, `1\ 234`; `1,\,234` are two."""
+    return _THIN_GROUPS.sub(lambda number: _GROUP_MARK.sub("", number.group()), text)
+
+
+_SPACING = re.compile(
+    r"(\\\\)|\\[,;:!> ]|~|\\q?quad(?![A-Za-z])|\\hspace\*?\{[^{}]*\}|\\(?:thin|med|thick)space(?![A-Za-z])"
+)
+_STYLE = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
+    r"|bf|rm|it|boldsymbol|bm)(?![A-Za-z])"
+)
+_LEFT_RIGHT = re.compile(r"\\(?:left|right|middle)(?![A-Za-z])\s*\.?(?=[\s()\[\]|\\./]|$)")
+
+
+def drop_spacing_and_style(text: str) -> str:
+    r"""Spacing and size say nothing: `2\,x`, `\left(1, 2\right)`, `\displaystyle\frac12`, `5~cm`."""
+    # Order: a thin space inside a number was a separator, and is gone by now.
+    text = _SPACING.sub(lambda found: found.group(1) or " ", text)
+    text = re.sub(r"\\(left|right)\s*\.", "", text)
+    return _STYLE.sub("", _LEFT_RIGHT.sub("", text))
+
+
+_FONT = re.compile(
+    r"\\(text(?:bf|it|rm|sf|tt|normal)?|mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|mbox|operatorname\*?"
+    r"|boldsymbol|bm|emph|underline|hbox|ensuremath|pmb|textup)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
+)
+
+
+def unwrap_fonts(text: str) -> str:
+    r"""Fonts say nothing: `\text{east}` east, `\textbf{(D)}` (D), `5\text{ cm}` 5 cm, `\mathrm{e}^x` e^x."""
+    for _ in range(6):
+        text, count = _FONT.subn(_unwrap_font, text)
+        if not count:
+            break
+    return text
+
+
+def _unwrap_font(found: re.Match[str]) -> str:
+    command, inner = found.groups()
+    if command.startswith("operatorname") and inner.strip() in ("sin", "cos", "tan", "log", "ln", "exp", "arctan"):
+        return f"\\{inner.strip()} "
+    return inner if len(inner.strip()) < 2 and not command.startswith(("text", "mbox")) else f" {inner} "
+
+
+_CURRENCY = re.compile(r"\\\$|\\textdollar(?![A-Za-z])|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹]|US\\?\$|\bUSD\b")
+
+
+def drop_currency(text: str) -> str:
+    r"""Money is its number: `\$36`, `\$18.90`, `$18.90` (a dollar that no other closes), `€5`, `-\$5`."""
+    text = _CURRENCY.sub("", text)
+    if text.count("$") == 1:
+        text = text.replace("$", "")
+    return text
+
+
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox|mathbox)\s*\{")
+
+
+def unwrap(text: str) -> str:
+    r"""What encloses the whole of an answer goes: `$5$`, `\(5\)`, `**5**`, `` `5` ``, `\boxed{5}`, `{5}`."""
+    while True:
+        text = text.strip()
+        for opening, closing in _WRAPPERS:
+            inner = text[len(opening) : len(text) - len(closing)]
+            encloses = len(text) > len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)
+            escaped = opening == "$" and inner.endswith("\\")
+            if encloses and opening not in inner and closing not in inner and not escaped:
+                text = inner
+                break
+        else:
+            box = _BOX.match(text)
+            if box and (end := closing_brace(text, box.end())) == len(text) - 1:
+                text = text[box.end() : end]
+            elif text.startswith("{") and closing_brace(text, 1) == len(text) - 1:
+                text = text[1:-1]
+            else:
+                return text
+
+
+def closing_brace(text: str, start: int) -> int | None:
+    """Where the brace closes that was opened just before `start`; None where it never does. `\\{` is no brace."""
+    depth, position = 1, start
+    while position < len(text):
+        character = text[position]
+        if character == "\\":
+            position += 1
+        elif character == "{":
+            depth += 1
+        elif character == "}":
+            depth -= 1
+            if depth == 0:
+                return position
+        position += 1
+    return None
+
+
+_MATH_MARKS = re.compile(r"(?<!\\)\$\$?|\\[()\[\]](?!\d*(?:pt|em|ex|mm)\])")
+
+
+def drop_math_marks(text: str) -> str:
+    r"""Dollars within an answer only mark mathematics: `1;$\frac{8}{9}$`, `20 $cm^{2}$`, `$5$;$10$`."""
+    return _MATH_MARKS.sub("", text)
+
+
+_FRACTION_NAMES = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_BARE_FRACTION = re.compile(r"\\frac\s*(?!\{)(\d|[A-Za-z]|\\[A-Za-z]+)\s*")
+_HALF_BARE_FRACTION = re.compile(r"(\\frac\{(?:[^{}]|\{[^{}]*\})*\})\s*(?!\{)(\d|[A-Za-z]|\\[A-Za-z]+)")
+_BARE_ROOT = re.compile(r"\\sqrt\s*(?![\[{])(\d|[A-Za-z]|\\[A-Za-z]+)")
+_BARE_POWER = re.compile(r"\^\s*(?!\{)(-?\d+|[A-Za-z]|\\[A-Za-z]+)")
+_PAREN_POWER = re.compile(r"\^\s*\(([^()]*)\)")
+_BARE_INDEX = re.compile(r"_\s*(?!\{)(\d+|[A-Za-z]|\\[A-Za-z]+)")
+
+
+def brace_arguments(text: str) -> str:
+    r"""Arguments get braces: `\dfrac12`, `\frac1{2}`, `\sqrt2`, `x^10` (people mean x^{10}), `2^(1/2)`, `a_1`."""
+    text = _FRACTION_NAMES.sub(r"\\frac", text)
+    text = _BARE_FRACTION.sub(r"\\frac{\1}", text)
+    text = _HALF_BARE_FRACTION.sub(r"\1{\2}", text)
+    text = _BARE_ROOT.sub(r"\\sqrt{\1}", text)
+    text = _PAREN_POWER.sub(r"^{\1}", text)
+    text = _BARE_POWER.sub(r"^{\1}", text)
+    return _BARE_INDEX.sub(r"_{\1}", text)
+
+
+_PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])(sqrt|cbrt)\s*\(")
+_PLAIN_FUNCTION = re.compile(
+    r"(?<![\\A-Za-z])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp)"
+    r"(?=\s*[({\\^_\d]|\s*[A-Za-z](?![A-Za-z]))"
+)
+_PLAIN_PI = re.compile(r"(?<![\\A-Za-z])(?:pi|Pi|PI)(?![A-Za-z])")
+_PLAIN_INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-z])", re.IGNORECASE)
+
+
+def code_to_latex(text: str) -> str:
+    r"""Formulas as programs write them: `sqrt(2)/2`, `2**3`, `3*x`, `pi/2`, `sin(x)`, `infinity`."""
+    text = text.replace("**", "^")
+    while found := _PLAIN_ROOT.search(text):
+        end = _closing_parenthesis(text, found.end())
+        if end is None:
+            break
+        root = "\\sqrt{" if found.group(1) == "sqrt" else "\\sqrt[3]{"
+        text = f"{text[: found.start()]}{root}{text[found.end() : end]}}}{text[end + 1 :]}"
+    text = _PLAIN_PI.sub(r"\\pi ", text)
+    text = _PLAIN_INFINITY.sub(r"\\infty ", text)
+    return _PLAIN_FUNCTION.sub(r"\\\1", text)
+
+
+def _closing_parenthesis(text: str, start: int) -> int | None:
+    depth = 1
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
+        if depth == 0:
+            return position
+    return None
+
+
+_SYNONYMS = tuple(
+    (re.compile(pattern), word)
+    for pattern, word in (
+        (r"\\leq(?:slant|q)?(?![A-Za-z])|\\leqslant(?![A-Za-z])|<=", r"\\le "),
+        (r"\\geq(?:slant|q)?(?![A-Za-z])|\\geqslant(?![A-Za-z])|>=", r"\\ge "),
+        (r"\\ne(?![A-Za-z])|!=", r"\\neq "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\rightarrow(?![A-Za-z])|\\longrightarrow(?![A-Za-z])", r"\\to "),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
+        (r"\\l?vert(?![A-Za-z])|\\rvert(?![A-Za-z])|\\mid(?![A-Za-z])", "|"),
+        (r"\\lbrace(?![A-Za-z])", r"\\{"),
+        (r"\\rbrace(?![A-Za-z])", r"\\}"),
+        (r"\\lbrack(?![A-Za-z])", "["),
+        (r"\\rbrack(?![A-Za-z])", "]"),
+        (r"\\degree(?![A-Za-z])|\^\s*\\circ(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}", r"^{\\circ}"),
+        (r"\\(?:infin|Infinity)(?![A-Za-z])", r"\\infty "),
+        (r"\+\s*\\infty", r"\\infty"),
+        (r"\\R(?![A-Za-z])", r"\\mathbb{R}"),
+        (r"\\(?:l|c)?dots(?![A-Za-z])", r"\\ldots "),
+        (r"\\mathbb\s*R(?![A-Za-z])", r"\\mathbb{R}"),
+        (r"\\%", "%"),
+        (r"\\&", "&"),
+        (r"\\#", "#"),
+        (r"(?<=\d)\s*\\(?:ast|star)\s*(?=\d)", r"\\times "),
+        (r"\\div(?![A-Za-z])", "/"),
+        (r"\\lvec|\\overrightarrow(?![A-Za-z])", r"\\vec"),
+        (r"(?<![A-Za-z\\])(?:per\s?cent|percentage points?|pct)(?![A-Za-z])", "%"),
+    )
+)
+
+
+def one_name_each(text: str) -> str:
+    r"""One command of those that mean the same: `\leq` \le, `\varnothing` \emptyset, `+\infty` \infty, `\%` %."""
+    for pattern, word in _SYNONYMS:
+        text = pattern.sub(word, text)
+    return text
+
+
+_FINAL = re.compile(r"(?:\s|\\\\|[.;,!:])+$")
+
+
+def drop_final_punctuation(text: str) -> str:
+    r"""A full stop ends the sentence and not the number: `42.`, `3.14.`, `B.`, `5;`, `x = 3,`; `10!` is a factorial."""
+    stripped = _FINAL.sub("", text)
+    if text.rstrip(" .").endswith("!") and re.search(r"[\d)nk}]!$", text.rstrip(" .")):
+        return text.rstrip(" .")
+    return stripped
+
+
+MOST_CHARS = 2000
+"""Longer texts are no answers that mathematics could compare."""
+
+
+def normalise(text: str) -> str:
+    """The answer in its one way of writing; may be empty. A text of more than `MOST_CHARS` stays as it is."""
+    return _normalise(text) if len(text) <= MOST_CHARS else text.strip()
+
+
+@lru_cache(maxsize=8192)
+def _normalise(text: str) -> str:
+    text = unwrap(text.strip())
+    text = join_thin_groups(text)
+    text = unwrap(drop_final_punctuation(unicode_to_latex(text)))
+    text = drop_currency(text)
+    text = drop_math_marks(unwrap(text))
+    text = drop_spacing_and_style(text)
+    text = unwrap_fonts(text)
+    text = one_name_each(text)
+    text = code_to_latex(text)
+    text = brace_arguments(text)
+    text = drop_final_punctuation(" ".join(text.split()))
+    return unwrap(text)
+
+
+_WORDY = re.compile(r"[A-Za-z]{2,}")
+_BESIDE_WORDS = re.compile(r"\s+")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+
+
+def text_key(normalised: str) -> str:
+    r"""What two normalised answers share that are the same text: without spaces and outer quotes, words without case.
+
+    `(1, 2)` and `(1,2)`; `East` and `east`; `x` and `X` differ, for a letter alone is a symbol.
+    """
+    text = normalised.strip("'\" ")
+    bare = _COMMAND.sub(" ", text)
+    if _WORDY.search(bare) and not re.search(r"[=^_{}]", text):
+        text = text.casefold()
+    return _BESIDE_WORDS.sub("", text)
