@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,23 @@ class Step:
     """Share of groups whose rewards differ."""
 
 
-def write_prompts(path: Path, count: int, seed: int) -> None:
-    """`count` sums of two terms of one or two digits."""
+def make_prompts(count: int, seed: int) -> str:
+    """`count` sums of two terms of one or two digits, as JSON lines."""
     import reasoning_gym
 
     sums = reasoning_gym.create_dataset(
-        "chain_sum", size=count, seed=seed, min_terms=2, max_terms=2, min_digits=1, max_digits=2
+        "chain_sum", size=4 * count, seed=seed, min_terms=2, max_terms=2, min_digits=1, max_digits=2
     )
-    rows = [json.dumps({"question": entry["question"], "answer": entry["answer"]}) for entry in sums]
-    path.write_text("\n".join(rows) + "\n")
+    return different(sums, count)
+
+
+def different(entries: Iterable[Mapping[str, Any]], count: int) -> str:
+    """The first `count` different questions as JSON lines: v05ray takes a question once, TRL each time."""
+    answers = {entry["question"]: entry["answer"] for entry in entries}
+    if len(answers) < count:
+        sys.exit(f"{count} different prompts are needed, and there are {len(answers)}; lower --steps or --prompts")
+    rows = [json.dumps({"question": question, "answer": answer}) for question, answer in answers.items()]
+    return "\n".join(rows[:count]) + "\n"
 
 
 def our_job(options: argparse.Namespace, data: Path, output: Path) -> dict[str, Any]:
@@ -256,7 +264,7 @@ def main() -> None:
     rounds = []
     with tempfile.TemporaryDirectory(prefix="v05b-") as temporary:
         data = Path(temporary) / "prompts.jsonl"
-        write_prompts(data, options.prompts * (options.steps + 1), options.seed)
+        data.write_text(make_prompts(options.prompts * (options.steps + 1), options.seed))
         for turn in range(options.rounds):
             rounds.append(measure_round(options, data, Path(temporary) / f"round-{turn}", turn))
     together = {side: [step for steps, _ in rounds for step in steps[side]] for side in ("v05ray", "trl")}

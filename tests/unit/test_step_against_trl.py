@@ -1,6 +1,7 @@
 """The benchmark against TRL gives both sides the same work; what needs the engines or TRL is not run here."""
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,15 @@ def test_the_job_is_valid_and_is_the_work_that_was_asked_for(
     assert not config.data.shuffle
     assert not config.value.enabled
     check_verifier(config.rewards.verifier.name, config.rewards.verifier.options)
+
+
+def test_no_prompt_is_there_twice() -> None:
+    """v05ray drops a repeated question, and the sides would fall out of step."""
+    entries = [{"question": question, "answer": "1"} for question in ("a", "b", "a", "c")]
+    questions = [json.loads(line)["question"] for line in step_against_trl.different(entries, 3).splitlines()]
+    assert questions == ["a", "b", "c"]
+    with pytest.raises(SystemExit, match="4 different prompts"):
+        step_against_trl.different(entries, 4)
 
 
 @pytest.mark.parametrize("rewards", REWARDS)
