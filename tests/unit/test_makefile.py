@@ -112,3 +112,15 @@ def test_a_real_python_fits() -> None:
     """The one that runs the tests: fakes cannot show that the question put to a Python is right."""
     chosen = choose(Path(os.environ["PATH"].split(os.pathsep)[0]), Path.home(), sys.executable)
     assert chosen.stdout.strip() == sys.executable
+
+
+def test_make_starts_nothing_with_a_python_that_does_not_fit(tmp_path: Path) -> None:
+    mine = fake_python(tmp_path / "bin", "mine", "3.10.13", fits=False)
+    command = ["make", "--no-print-directory", "setup", f"PYTHON={mine}", f"VENV={tmp_path / 'venv'}"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert refused.stdout == ""
+    first, *rest = refused.stderr.splitlines()
+    assert first.startswith("v05ray needs Python 3.11, 3.12 or 3.13;")
+    assert all(line.startswith("make: ***") for line in rest)
+    assert not (tmp_path / "venv").exists()
