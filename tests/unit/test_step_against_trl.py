@@ -93,3 +93,5 @@ def test_the_ratio_is_of_the_medians() -> None:
     ours = [step_against_trl.Step(seconds, 100, 0.5) for seconds in (2.0, 3.0, 40.0)]
     peer = [step_against_trl.Step(seconds, 100, 0.5) for seconds in (12.0, 18.0, 20.0)]
     assert step_against_trl.ratio_of({"v05ray": ours, "trl": peer}) == 6.0
+    shorter = [step_against_trl.Step(step.seconds, 50, 0.5) for step in ours]
+    assert step_against_trl.ratio_per_token({"v05ray": shorter, "trl": peer}) == 3.0
