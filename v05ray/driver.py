@@ -18,6 +18,7 @@ from v05ray.data.stream import PromptStream
 from v05ray.disk import Disk
 from v05ray.evaluate import evaluate
 from v05ray.ledger import LedgerWriter
+from v05ray.machine.estimate import estimate
 from v05ray.metrics import Stopwatch
 from v05ray.outstanding import WatchedRewards
 from v05ray.ports import Roles
@@ -27,6 +28,7 @@ from v05ray.samples import write_samples
 from v05ray.step import Stepper
 from v05ray.stopping import Grace
 from v05ray.types import DrawRequest, Prompt, Rollout, Sampling
+from v05ray.warm_up import measure_speed
 from v05ray.watchdog import Watchdog
 
 
@@ -91,6 +93,7 @@ class Trainer:
         await self._truncate_ledger()
         await self._steps.publish()  # also tries the way that every later version takes
         await self._check_agreement()
+        await self._estimate()
 
     async def resume(self, folder: Path) -> None:
         """Continues from a checkpoint: afterwards everything is as it was when that checkpoint was written."""
@@ -113,6 +116,15 @@ class Trainer:
             found = await check_agreement(self._config, self._prompts, roles.scheduler.draw, roles.learners)
         roles.tracker.log_metrics(found.metrics(), step)
         self._progress.note(f"learner and engine agree: {found}")
+
+    async def _estimate(self) -> None:
+        """Says what the run will take, by a short draw."""
+        async with self._watchdog.stage("warm-up", self.state.step, {"the scheduler": self._roles.scheduler}):
+            speed = await measure_speed(self._config, self._prompts, self._roles.scheduler.draw)
+        if speed is None:
+            self._progress.note("the warm-up drew no token: there is nothing to estimate the run's time from")
+            return
+        self._progress.note(str(estimate(self._config, speed, num_eval=len(self._eval_prompts))))
 
     async def _truncate_ledger(self) -> None:
         folder = self._ledger.folder
@@ -178,7 +190,8 @@ class Trainer:
             return
         clock = Stopwatch()
         with clock("testing"):
-            self._progress.evaluation_started(self.state.step, len(self._eval_prompts))
+            num_draws = len(self._eval_prompts) * (2 if self._config.evaluation.samples_per_prompt else 1)
+            self._progress.evaluation_started(self.state.step, len(self._eval_prompts), num_draws)
             roles = {"the scheduler": self._roles.scheduler, "verifying": self._rewards}
             async with self._watchdog.stage("evaluation", self.state.step, roles):
                 report = await evaluate(
@@ -201,6 +214,7 @@ class Trainer:
     async def _evaluation_draw(self, request: DrawRequest) -> list[Rollout]:
         rollouts = await self._roles.scheduler.draw(request)
         self._watchdog.progressed()
+        self._progress.evaluation_drawn()
         return rollouts
 
     async def _checkpoint(self, scheduler: Mapping[str, Any] | None = None) -> None:

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,7 +89,7 @@ def _under(signals: StopSignals, config: Config, resume: str | None) -> Outcome:
     resumed = folder is not None
     fitted = settle(config, saved=folder.config if folder else None, measure_node=measure_generator_node)
     config = fitted.config
-    prepared = prepare(config)
+    prepared = replace(prepare(config), machine=fitted.reason)
     if config.cluster.address is None:
         check_resources(config, [local_node(config)])
     folder = folder or new_folder(config.run.output_dir, config.run.name)
@@ -287,6 +287,7 @@ class _Training:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         stop = Stop(self._progress.note)
         with plain_errors(), self._progress, self._signals.delivered(stop.ask):
+            self._progress.note(self._prepared.machine)
             for line in describe(self._prepared.train):
                 self._progress.note(line)
             while True:

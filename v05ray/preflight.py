@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from v05ray.config import Config
 from v05ray.data.loading import load_splits
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.model_checks import check_model_folder
-from v05ray.object_store import MIB, private_mib
+from v05ray.object_store import MIB, private_mib, weights_bytes
 from v05ray.registry import ConfigError
 from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
 from v05ray.rewards.pool import try_verifier
@@ -34,6 +35,8 @@ class Prepared:
     eval: list[Prompt]
     counts: Mapping[str, int]
     """Rows left out, by reason; see `data.loading.Splits`."""
+    machine: str = ""
+    """What the machine was found to be, and what was chosen for it."""
 
 
 def prepare(config: Config) -> Prepared:
@@ -41,6 +44,7 @@ def prepare(config: Config) -> Prepared:
     for named in outside_code(config):
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
+    check_disk(config)
     for verifier in source_verifiers(config).values():
         check_verifier(verifier.name, verifier.options)
     rewards = with_source_verifiers(config)
@@ -74,6 +78,29 @@ def make_stream(config: Config, sources: Sequence[PromptSource]) -> PromptStream
     """The stream of training prompts that the config asks for; raises `ConfigError`."""
     run = config.run
     return PromptStream(sources, batch_size=run.prompts_per_step, shuffle=config.data.shuffle, seed=run.seed)
+
+
+CHECKPOINT_BYTES = 16
+"""Of a parameter in a checkpoint: float32 weights and AdamW's two moments, and the weights as they are served."""
+
+
+def check_disk(config: Config) -> None:
+    """Raises `ConfigError` where the disk under `run.output_dir` cannot hold the checkpoints that the run keeps.
+
+    One more than it keeps, since an old one goes only when the new one is whole; and the exported model.
+    """
+    size = weights_bytes(config.model.path, "float32")
+    needed = size // 4 * CHECKPOINT_BYTES * (config.run.keep_checkpoints + 1) + size
+    place = config.run.output_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise ConfigError(
+            f"run.output_dir {str(config.run.output_dir)!r}: its disk has {free / 2**30:.1f} GiB free, and "
+            f"{config.run.keep_checkpoints} checkpoints, one being written and the model take {needed / 2**30:.1f}; "
+            "free some, take another disk, or lower run.keep_checkpoints"
+        )
 
 
 def outside_code(config: Config) -> list[str]:

@@ -15,6 +15,8 @@ from v05ray.types import RolloutGroup, StepReport
 
 _WINDOW = 10
 """Steps that the estimate of the remaining time rests on."""
+EVALUATION_LINE_S = 30.0
+"""Seconds between two lines about an evaluation in progress, where there is no live line."""
 _FIGURES = (
     ("critic/score/mean", "reward {:+.3f}"),
     ("v05/rollouts_per_prompt", "{:.2f} rollouts/prompt"),
@@ -45,6 +47,8 @@ class Progress:
         self._activity = "starting"
         self._started = 0.0
         self._step_s: float | None = None
+        self._num_draws = self._num_drawn = 0
+        self._last_line = 0.0
         self._num_prompts = self._num_sealed = self._num_rollouts = 0
         self._metrics: Mapping[str, float] = {}
         self._rewards: deque[float] = deque(maxlen=24)
@@ -100,9 +104,21 @@ class Progress:
         if self._live is None:
             self.note(self.line())
 
-    def evaluation_started(self, step: int, num_prompts: int) -> None:
-        """Evaluation of the policy after `step` steps begins."""
+    def evaluation_started(self, step: int, num_prompts: int, num_draws: int) -> None:
+        """Evaluation of the policy after `step` steps begins: `num_draws` requests, one or more a prompt."""
         self._step, self._activity = step, f"evaluating on {num_prompts} held-out prompts"
+        self._num_draws, self._num_drawn = num_draws, 0
+        self._started = self._last_line = self._clock()
+
+    def evaluation_drawn(self) -> None:
+        """One more of its requests is answered; where there is no live line, that is said from time to time."""
+        self._num_drawn += 1
+        self._activity = f"evaluating: {self._num_drawn} of {self._num_draws} draws"
+        now = self._clock()
+        if self._live is None and now - self._last_line >= EVALUATION_LINE_S and self._num_drawn < self._num_draws:
+            self._last_line = now
+            left = (now - self._started) * (self._num_draws - self._num_drawn) / self._num_drawn
+            self.note(f"{self._activity}, about {duration(left)} left")
 
     def evaluation_done(self, step: int, metrics: Mapping[str, float]) -> None:
         """What it found."""

@@ -63,7 +63,7 @@ def test_elsewhere_every_step_is_one_plain_line():
     with Progress(num_steps=30, file=out, clock=clock) as progress:
         progress.note("starting the actors")
         run_steps(progress, clock, range(1, 3))
-        progress.evaluation_started(2, 200)
+        progress.evaluation_started(2, 200, 400)
         progress.evaluation_done(2, CURVE[1])
     assert out.getvalue().splitlines() == [
         "starting the actors",
@@ -240,3 +240,17 @@ def test_the_curve_is_a_file_to_look_at(tmp_path):
     assert ">mean@4<" in text
     write_curve(tmp_path / "curve.svg", [], title="empty")
     assert "no values yet" in (tmp_path / "curve.svg").read_text()
+
+
+def test_a_long_evaluation_says_how_far_it_is_where_there_is_no_live_line():
+    out, clock = io.StringIO(), Clock()
+    with Progress(num_steps=30, file=out, clock=clock) as progress:
+        progress.evaluation_started(0, 50, 100)
+        for _ in range(100):
+            clock.now += 1.0
+            progress.evaluation_drawn()
+    assert out.getvalue().splitlines() == [
+        "evaluating: 30 of 100 draws, about 1 min 10 s left",
+        "evaluating: 60 of 100 draws, about 40 s left",
+        "evaluating: 90 of 100 draws, about 10 s left",
+    ]

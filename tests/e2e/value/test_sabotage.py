@@ -178,7 +178,7 @@ def config_of(seed: int, *, fallback: bool) -> Config:
     return make_config(
         {
             "recipe": "v05",
-            "model": {"path": "none"},
+            "model": {"path": "none", "dtype": "float32"},
             "data": {"train": "jsonl"},
             "run": {"num_steps": NUM_STEPS, "prompts_per_step": PROMPTS_PER_STEP, "seed": seed},
             # Recalibration is off, so that the fallback alone makes the difference.
