@@ -192,6 +192,7 @@ _STATED = re.compile(
       \#{3,4}\s*(?![A-Za-z\s])
     | \b(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)?(?:answers?|options?|choices?|result|solution)\b
       (?:[^\n.:=。]{0,40}?)\s*(?:\bis\b|\bare\b|\bwould\s+be\b|[:=：])(?:\s*(?:option|choice)\b)?\s*:?
+    | (?:故选|应选|选)[:：]?\s*(?=[A-J]\b|[($\\（])
     | (?:答案|选项|结果)[^\n。]{0,10}?(?:是|为|[:：])
     )[ \t]*""",
     re.IGNORECASE | re.VERBOSE,
@@ -206,9 +207,19 @@ _CLAUSE = re.compile(
 )
 
 
+_NAMED_CHOICE = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b(?!.*\banswer)",
+    re.DOTALL,
+)
+_HEDGED = re.compile(r"\bnot\b|n't\b|\bor (?:more|less|fewer)\b|\bbetween\b|\bat (?:least|most)\b", re.IGNORECASE)
+"""What makes a number in a statement no answer: `not 7`, `2 or more`."""
+
+
 def _stated(text: str) -> Extracted | None:
     """What the last statement of an answer says."""
     text = text[-_SEARCHED:]
+    if named := _final(_NAMED_CHOICE.finditer(text)):
+        return Extracted(named.group(1), "stated", True)
     found = _final(_STATED.finditer(text))
     if found is None:
         return None
@@ -229,7 +240,7 @@ def _stated(text: str) -> Extracted | None:
     finished = bool(rest[end:].strip(" .")) or rest[end : end + 1] == "\n" or rest[end:].startswith((". ", ".\n"))
     said = said.strip(": ")
     bare = _CLAUSE.sub("", said) or said
-    value = _value_in(bare) if _is_prose(bare) else None
+    value = _value_in(bare) if _is_prose(bare) and not _HEDGED.search(bare) else None
     return Extracted(bare, "stated", finished, value, said if said != bare else None)
 
 

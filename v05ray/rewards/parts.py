@@ -39,6 +39,8 @@ _NAME = re.compile(
     r"\s*((?:[A-Za-z]|\\(?!(?:frac|sqrt|text|left|pi|infty|begin|log|ln|sin|cos|tan|exp)(?![a-z]))[A-Za-z]+)"
     r"(?:[A-Za-z'\s]|\\[a-z]+\s|_\{[^{}]*\}|\^\{-1\})*(?:\([A-Za-z,\s]*\))?)\s*(=|\\in(?![A-Za-z])|:=|\\approx)\s*"
 )
+_NAMES = re.compile(r"\(\s*[A-Za-z](?:_\{\w+\})?(?:\s*,\s*[A-Za-z](?:_\{\w+\})?)+\s*\)\s*=\s*(?=[(\\])")
+"""Of a tuple: `(x, y) = (2, 3)`."""
 _ARITHMETIC = re.compile(r"(?:[^A-Za-z]|\\(?:times|cdot|frac|sqrt|pi|div)(?![A-Za-z]))*=")
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
 _CHAIN = re.compile(r"(?<![<>!\\:])=(?!=)")
@@ -53,6 +55,8 @@ def take_apart(text: str) -> Answer:
         pieces = _split(text, separator)
         if len(pieces) > 1:
             return _sequence(text, pieces, order)
+    if found := _NAMES.match(text):
+        text = text[found.end() :].strip()
     if (enclosed := _enclosed(text)) is not None:
         return enclosed
     if found := _NAME.match(text):

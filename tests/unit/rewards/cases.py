@@ -204,6 +204,7 @@ EQUAL: dict[str, list[tuple[str, str]]] = {
         ("(6,31,-1)", "(6, 31, -1)"),
         (r"\left( -\frac{1}{2}, -2 \right)", "(-0.5, -2)"),
         (r"[2,5)", r"2 \le x < 5"),
+        ("(2,3)", "(x, y) = (2, 3)"),
     ],
     "matrices": [
         (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
@@ -599,6 +600,9 @@ RIGHT: dict[str, list[tuple[str, str]]] = {
         ("34", r"\boxed{\textbf{(D)}\ 34}"),
         ("A", "The answer is A"),
         ("A", "答案：A"),
+        ("A", "故选：A"),
+        ("A", "因此，选A。"),
+        ("C", "Option C is correct."),
     ],
     "unmarked": [
         ("34", "34"),
@@ -686,6 +690,11 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     "withdrawn or named otherwise": [
         ("5", r"\boxed{5} wait no \boxed{6}"),
         ("5", "5 is wrong. The answer is 6."),
+        ("7", "The answer is not 7."),
+        ("2", "The answer is 2 or more"),
+        ("5", "The answer is at least 5."),
+        ("7", "The answer is between 5 and 7"),
+        ("C", "Option C is wrong, the answer is D."),
         ("5", "The answer is 5. Wait. The answer is 6."),
         ("34", "The answer is 33."),
         ("D", "Answer: B"),
