@@ -81,7 +81,8 @@ job = {"model": {"path": "m"}, "data": {"train": "jsonl"}, "cluster": {"num_cpus
 @ray.remote(num_cpus=1)
 class Stubborn:
     def start_another(self):
-        return os.getpid(), subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+        # Its parent is gone at once, and with it all that Ray knows of.
+        return os.getpid(), int(subprocess.check_output(["sh", "-c", "setsid sleep 600 > /dev/null & echo $!"]))
 
 with cluster(make_config(job), Path(sys.argv[1]) / "logs"):
     actor = Stubborn.remote()
