@@ -1,10 +1,22 @@
 """Config files: read, merge, check, explain what is wrong.
 
-From weakest to strongest: field defaults, the named recipe's choices, the YAML file, dotted overrides such as
-`learner.learning_rate=2e-5`.
+From weakest to strongest, where the file names the recipe (or nothing does, and it is `v05`):
+
+    field defaults < the recipe's parts < the YAML file < `dotted.key=value` overrides
+
+and where the command line names it (`recipe=grpo`), which replaces the file's algorithm:
+
+    field defaults < the YAML file < the recipe's parts < the other overrides
+
+The parts of a recipe are what `Recipe.defaults` gives. Options of an estimator (or rule, verifier, source) that the
+file names are left out, with one line that says so, where a stronger layer puts another one in its place that has no
+such option. An override given twice counts as the last one says. A text or path field gets an override's value as it
+was typed; every other value is read as YAML.
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +24,201 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from v05ray import advantages, budget, recipes
-from v05ray.config import Config
-from v05ray.registry import ConfigError, suggest
+from v05ray.config import Config, Spec
+from v05ray.config.written import Scalar, Typed, Whole, is_spec, is_structured, members, model_of, read_yaml, settle
+from v05ray.data import sources
+from v05ray.registry import ConfigError, Registry, suggest
+from v05ray.rewards.verifiers import verifiers
+
+log = logging.getLogger(__name__)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads, merges and checks a run's config.
+    """Reads, merges and checks a run's config; logs what of the file is left out.
 
     Args:
         path: a YAML file.
-        overrides: `dotted.key=value` strings; the value is read as YAML.
+        overrides: `dotted.key=value` strings.
 
     Raises:
         ConfigError: naming the file, the dotted key, what was got and the nearest valid name.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise ConfigError(
             f"config {str(path)!r} does not exist; give the path of a YAML file, such as jobs/tiny_cpu.yaml"
         )
     try:
-        written = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    written = read_yaml(text, str(path)) or {}
     if not isinstance(written, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(written).__name__}")
+    command: dict[str, Any] = {}
     for override in overrides:
-        _apply_override(written, override)
-    return make_config(written, where=str(path))
+        _apply_override(command, override)
+    return _make(written, command, where=str(path))
 
 
 def make_config(written: Mapping[str, Any], *, where: str = "config") -> Config:
     """Merges a nested mapping over its recipe's choices, validates it, and checks it across sections."""
-    recipe = written.get("recipe", Config.model_fields["recipe"].default)
-    merged = _merge(recipes.get(str(recipe)).defaults(), written)
+    return _make(written, {}, where=where)
+
+
+def _make(file: Mapping[str, Any], command: Mapping[str, Any], *, where: str) -> Config:
+    file, command = _normal(file, Config), _normal(command, Config)
+    recipe = recipes.get(_recipe_name(command if "recipe" in command else file))
+    parts = _Layer("recipe", recipe.defaults())
+    lower, upper = _Layer("file", file), _Layer("command", command)
+    by_command = "recipe" in command
+    merging = _Merging(file_recipe=_parts_of(file), by_command=recipe.name if by_command else None)
+    merged = merging.merge([lower, parts, upper] if by_command else [parts, lower, upper], Config)
+    merged = settle({**merged, "recipe": recipe.name}, Config, _option_types)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
     _check_across(config)
+    if merging.left_out:
+        log.warning("%s: left out: %s", where, "; ".join(merging.left_out))
     return config
+
+
+def _recipe_name(written: Mapping[str, Any]) -> str:
+    value = written.get("recipe", Config.model_fields["recipe"].default)
+    name = settle(value, str, _option_types, ("recipe",))
+    return str(name).strip()
+
+
+def _parts_of(file: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parts of the recipe that the file is written for; empty where it names an unknown one."""
+    name = _recipe_name(file)
+    return recipes.RECIPES[name].defaults() if name in recipes.RECIPES else {}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    source: str
+    """`recipe`, `file` or `command`."""
+    tree: Mapping[str, Any]
+
+
+@dataclass
+class _Merging:
+    """Merges layers, from the weakest to the strongest, and notes what of the file does not come through."""
+
+    file_recipe: Mapping[str, Any]
+    by_command: str | None
+    """The recipe that the command line names."""
+    left_out: list[str] = field(default_factory=list)
+
+    def merge(self, layers: Sequence[_Layer], annotation: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Key by key; a named choice is merged by `_choose`."""
+        merged: dict[str, Any] = {}
+        for key in dict.fromkeys(key for layer in layers for key in layer.tree):
+            here = (*path, key)
+            found = [(layer.source, layer.tree[key]) for layer in layers if key in layer.tree]
+            nested: list[_Layer] = []
+            for source, value in found:  # a mapping is merged with those right below it
+                nested = [*nested, _Layer(source, value)] if isinstance(value, dict) else []
+            inner = _type_inside(annotation, key)
+            if not nested:
+                merged[key] = found[-1][1]
+                self._note_replaced(found, here)
+            elif is_spec(inner):
+                merged[key] = self._choose(nested, inner, here)
+            else:
+                merged[key] = self.merge(nested, inner, here)
+        return merged
+
+    def _choose(self, layers: Sequence[_Layer], annotation: Any, path: tuple[str, ...]) -> dict[str, Any]:
+        """One `Spec`: the strongest layer that names it decides which, and whose options count."""
+        whole = max((i for i, layer in enumerate(layers) if isinstance(layer.tree, Whole)), default=0)
+        if layers[whole].source != "file" or self.by_command is None:
+            layers = layers[whole:]
+        names = [_text(layer.tree["name"]) for layer in layers if "name" in layer.tree]
+        if not names:
+            return self.merge(layers, Any, path)
+        model = model_of(annotation)
+        has = {*_option_types(path, names[-1]), *(model.model_fields if model is not None else ())}
+        kept = []
+        for layer in layers:
+            inherited = _at(self.file_recipe, path).get("name")
+            own = _text(layer.tree.get("name", inherited if layer.source == "file" else names[-1]))
+            if own == names[-1] or layer.source == "command":
+                kept.append(layer)
+            elif layer.source == "file":
+                lacking = [key for key in layer.tree if key not in has and key != "name"]
+                self.left_out += [f"{'.'.join((*path, key))} (no option of {names[-1]!r})" for key in lacking]
+                kept.append(_Layer("file", {k: v for k, v in layer.tree.items() if k not in lacking}))
+        merged = self.merge([_Layer(one.source, _options(one.tree)) for one in kept], Any, path)
+        return {"name": names[-1], **merged}
+
+    def _note_replaced(self, found: Sequence[tuple[str, Any]], path: tuple[str, ...]) -> None:
+        values = dict(found)
+        if self.by_command is None or found[-1][0] != "recipe" or "file" not in values or path == ("recipe",):
+            return
+        written = settle(values["file"], float if isinstance(values["recipe"], float | int) else str, _option_types)
+        if written != values["recipe"]:
+            self.left_out.append(f"{'.'.join(path)} (recipe={self.by_command} sets {values['recipe']})")
+
+
+def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in spec.items() if key != "name"}
+
+
+def _text(name: Any) -> str:
+    return name.text.strip() if isinstance(name, Scalar | Typed) else str(name)
+
+
+def _at(tree: Mapping[str, Any], path: Iterable[str]) -> Mapping[str, Any]:
+    for key in path:
+        inner = tree.get(key)
+        tree = inner if isinstance(inner, Mapping) else {}
+    return tree
+
+
+def _type_inside(annotation: Any, key: str) -> Any:
+    model = model_of(annotation)
+    known = model.model_fields.get(key) if model is not None else None
+    return Any if known is None else known.annotation
+
+
+def _normal(tree: Mapping[str, Any], annotation: Any) -> dict[str, Any]:
+    """Bare names of `Spec`s become mappings, and a section whose keys are all commented out an empty one."""
+    normal: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = _type_inside(annotation, key)
+        empty = value is None or (isinstance(value, Scalar) and value.value is None)
+        if isinstance(value, BaseModel):
+            value = value.model_dump()
+        if is_spec(inner):
+            if isinstance(value, str) or (isinstance(value, Scalar) and not empty):
+                value = Whole(name=_text(value))
+        elif model_of(inner) is not None and isinstance(value, Mapping):
+            value = _normal(value, inner)
+        elif model_of(inner) is not None and empty and type(None) not in members(inner):
+            value = {}
+        normal[key] = value
+    return normal
+
+
+def _registry(path: Sequence[str]) -> Registry[Any] | None:
+    """Where the `Spec` at this dotted path finds what bears its name."""
+    if path[-1:] == ("verifier",):
+        return verifiers
+    if path[:1] == ("data",):
+        return sources
+    return {
+        ("advantage",): advantages.ESTIMATORS,
+        ("budget", "rule"): budget.RULES,
+    }.get(tuple(path))
+
+
+def _option_types(path: tuple[str, ...], name: str) -> Mapping[str, Any]:
+    registry = _registry(path)
+    return registry.option_types(name) if registry is not None and name in registry.names else {}
 
 
 def _check_across(config: Config) -> None:
@@ -77,43 +245,32 @@ def _check_across(config: Config) -> None:
         )
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` wins, key by key; a `Spec` written under another name replaces the recipe's whole Spec."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        if isinstance(under, Mapping) and isinstance(value, Mapping):
-            renamed = "name" in under and value.get("name", under["name"]) != under["name"]
-            merged[key] = dict(value) if renamed else _merge(under, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _apply_override(written: dict[str, Any], override: str) -> None:
+def _apply_override(command: dict[str, Any], override: str) -> None:
+    """Puts one `dotted.key=value` into the command line's layer."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} is not of the form dotted.key=value, such as run.num_steps=10")
-    section: dict[str, Any] = written
+    section, annotation = command, Config
     *parents, last = key.split(".")
     for parent in parents:
+        annotation = _type_inside(annotation, parent)
         under: Any = section.setdefault(parent, {})
-        if isinstance(under, str):  # a bare Spec name gets options
-            under = section[parent] = {"name": under}
-        if not isinstance(under, dict):
+        if isinstance(under, Typed):  # an option that was given as `{...}` before
+            under = section[parent] = read_yaml(under.text, f"override {override!r}")
+        if not isinstance(under, dict) or (annotation is not Any and not is_structured(annotation)):
             raise ConfigError(f"override {override!r}: {parent!r} is not a section")
         section = under
-    value = yaml.safe_load(text)
-    section[last] = _number(value)
+    section[last] = _override_value(_type_inside(annotation, last), text, override)
 
 
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `2e-5` as a string; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+def _override_value(annotation: Any, text: str, override: str) -> Any:
+    if annotation is Any or not is_structured(annotation):
+        return Typed(text)
+    value = read_yaml(text, f"override {override!r}")
+    if is_spec(annotation) and isinstance(value, dict) and "name" in value:
+        return Whole(value)
+    if is_spec(annotation) and isinstance(value, str):
+        return Whole(name=value)
     return value
 
 
@@ -136,8 +293,9 @@ def _explain(error: ValidationError, where: str) -> str:
 def _fields_at(location: Sequence[int | str]) -> list[str]:
     section: type[BaseModel] = Config
     for part in location:
-        inner = section.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        known = section.model_fields.get(str(part))
+        inner = None if known is None else model_of(known.annotation)
+        if inner is None or issubclass(inner, Spec):
             return []
         section = inner
     return list(section.model_fields)

@@ -21,6 +21,7 @@ from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.rewards.verifiers import check_verifier
+from v05ray.run_folder import check_output_dir
 from v05ray.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Prepared:
 
 def prepare(config: Config) -> Prepared:
     """Loads tokenizer and prompts and looks at everything else; raises `ConfigError` for what cannot be run."""
+    check_output_dir(config.run.output_dir)
     for named in outside_code(config):
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)

@@ -1,7 +1,8 @@
 """Named algorithms: each binds an advantage estimator, a budget rule, clip, aggregation, group filter and KL penalty.
 
-A recipe is only config values, merged beneath the user's file: whatever a recipe says, the file may say otherwise, and
-`check_needs` then tells whether the parts still fit.
+A recipe is only config values. One that the file names lies beneath the file: what the file says wins. One that the
+command line names (`recipe=grpo`) replaces the file's algorithm: it lies above the file, beneath what the command line
+says beside it (`config_files`). `check_needs` then says whether the parts fit.
 
 A KL penalty is part of `grpo` alone: DeepSeekMath's own .04, estimated by k3 (`losses.kl`). `dr_grpo`, `dapo` and `opo`
 leave it out on purpose. rloo, remax and reinforce_pp were published with one inside the reward of a learned model,
@@ -56,7 +57,7 @@ class Recipe:
         return deepcopy(
             {
                 "advantage": dict(self.advantage),
-                "budget": {"rule": dict(self.rule)} | ({} if self.mode == "async" else {"mode": self.mode}),
+                "budget": {"rule": dict(self.rule), "mode": self.mode},
                 "learner": {
                     "aggregation": self.aggregation,
                     "clip_low": self.clip_low,
@@ -64,6 +65,8 @@ class Recipe:
                     "group_filter": self.group_filter,
                     "kl_coefficient": self.kl_coefficient,
                     "kl_estimator": self.kl_estimator,
+                    # An estimator that needs the whole batch cannot learn from groups one by one.
+                    **({"stream_tokens": 0} if advantages.build(**self.advantage).scope == "batch" else {}),
                 },
                 "value": {"enabled": self.uses_prior},
             }

@@ -52,6 +52,14 @@ class Registry(Generic[T]):
             raise ConfigError(f"unknown {self.kind} {name!r}{suggest(name, self._builders)}")
         return self._builders[name]
 
+    def option_types(self, name: str) -> Mapping[str, Any]:
+        """The options of `name` with their types, from the builder's signature; `Any` where it gives none."""
+        parameters = inspect.signature(self.builder(name)).parameters.values()
+        return {
+            p.name: Any if p.annotation is p.empty or isinstance(p.annotation, str) else p.annotation
+            for p in parameters
+        }
+
     def build(self, name: str, options: Mapping[str, Any]) -> T:
         """Builds `name` with keyword options; raises `ConfigError` for unknown, missing or refused ones."""
         builder = self.builder(name)

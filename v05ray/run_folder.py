@@ -3,9 +3,12 @@
 import contextlib
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from v05ray.registry import ConfigError
 
@@ -52,25 +55,67 @@ class RunFolder:
         return self.path / "summary.json"
 
 
-def _numbered(parent: Path, name: str) -> list[Path]:
-    """`parent/name` and `parent/name-2`, `name-3`, ... that exist, oldest first."""
-    found: list[tuple[int, Path]] = []
+def _numbered(parent: Path, name: str) -> dict[int, Path]:
+    """The runs of this name: `parent/name` by 1, `name-2` by 2, ..., oldest first.
+
+    `pre-2` may be the second run of `pre` or the first of a run named `pre-2`: its recorded config says which.
+    """
+    found: dict[int, Path] = {}
     for path in parent.glob(f"{name}*"):
         suffix = path.name.removeprefix(name)
         if suffix == "":
-            found.append((1, path))
-        elif suffix[0] == "-" and suffix[1:].isdigit():
-            found.append((int(suffix[1:]), path))
-    return [path for _, path in sorted(found)]
+            found[1] = path
+        elif suffix[0] == "-" and suffix[1:].isdigit() and _recorded_name(path) in (name, None):
+            found[int(suffix[1:])] = path
+    return dict(sorted(found.items()))
+
+
+def _recorded_name(folder: Path) -> str | None:
+    """`run.name` of the run that made the folder; None where that cannot be read."""
+    try:
+        written = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    run = written.get("run") if isinstance(written, dict) else None
+    name = run.get("name") if isinstance(run, dict) else None
+    return None if name is None else str(name)
 
 
 def new_folder(parent: Path, name: str) -> RunFolder:
-    """A folder that did not exist: `name`, or `name-N` after earlier runs of that name."""
-    earlier = _numbered(parent, name)
-    number = 1 + max((int(p.name.removeprefix(name)[1:] or 1) for p in earlier), default=0)
-    path = parent / (name if number == 1 else f"{name}-{number}")
-    path.mkdir(parents=True)
-    return RunFolder(path.resolve())
+    """A folder that did not exist: `name`, or `name-N` after earlier runs of that name.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    check_output_dir(parent)
+    number = 1 + max(_numbered(parent, name), default=0)
+    while True:
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:  # another name's, or a run that starts at this moment
+            number += 1
+        except OSError as error:
+            raise _unusable(parent, error.strerror or str(error)) from error
+        else:
+            return RunFolder(path.resolve())
+
+
+def check_output_dir(parent: Path) -> None:
+    """Raises `ConfigError` where `parent` cannot be made or written to. Makes nothing."""
+    try:
+        existing = next(folder for folder in (parent.absolute(), *parent.absolute().parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise _unusable(parent, error.strerror or str(error)) from error
+
+
+def _unusable(parent: Path, reason: str) -> ConfigError:
+    return ConfigError(
+        f"run.output_dir {str(parent)!r} cannot be made or written to ({reason}); give a folder that can, such as "
+        "run.output_dir=runs"
+    )
 
 
 def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder | None:
@@ -83,12 +128,12 @@ def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder | None:
         ConfigError: the path is no folder.
     """
     if asked != "auto":
-        path = Path(asked)
+        path = Path(asked).expanduser()
         if not path.is_dir():
             raise ConfigError(f"--resume {asked}: no such run folder; give a run's folder, or `auto`")
         return RunFolder(path.resolve())
     earlier = _numbered(parent, name)
-    return RunFolder(earlier[-1].resolve()) if earlier else None
+    return RunFolder(earlier[max(earlier)].resolve()) if earlier else None
 
 
 @contextlib.contextmanager

@@ -135,3 +135,157 @@ def test_every_field_says_what_it_is():
     ]
     assert [name for name, field in fields if not field.description] == []
     assert len(fields) > 50
+
+
+JOBS = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+SHORT = "model: {path: m}\ndata: {train: {name: jsonl, path: x}}\n"
+
+
+def test_every_recipe_replaces_the_algorithm_of_every_job_file():
+    assert len(JOBS) >= 4
+    for job in JOBS:
+        for name, recipe in RECIPES.items():
+            config, parts = load_config(job, [f"recipe={name}"]), recipe.defaults()
+            assert (config.recipe, config.advantage.name) == (name, parts["advantage"]["name"])
+            assert config.budget.rule.model_dump() == parts["budget"]["rule"]
+            assert config.budget.mode == parts["budget"]["mode"]
+            assert config.learner.model_dump().items() >= parts["learner"].items()
+            assert config.value.enabled == parts["value"]["enabled"]
+
+
+def test_a_recipe_of_the_command_line_replaces_every_part_in_the_file_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = write(
+        tmp_path,
+        SHORT
+        + "advantage: {name: v05, sigma_floor: 0.3}\nbudget: {mode: rounds, halt_fraction: 0.5, rule: {cost: 1}}\n"
+        "learner: {clip_high: 0.5, stream_tokens: 99, learning_rate: 1e-3, aggregation: token_mean}\n"
+        "value: {enabled: false, pool_size: 2}\n",
+    )
+    config = load_config(path, ["recipe=bnpo"])
+    assert (config.advantage.name, config.advantage.options) == ("bnpo", {})
+    assert config.budget.rule.model_dump() == {"name": "fixed", "n": 16}
+    assert (config.budget.mode, config.learner.clip_high, config.learner.stream_tokens) == ("async", 0.2, 0)
+    # What is no part of a recipe stays.
+    assert (config.budget.halt_fraction, config.learner.learning_rate, config.value.pool_size) == (0.5, 1e-3, 2)
+    (line,) = caplog.messages
+    for said in (
+        "advantage.sigma_floor (no option of 'bnpo')",
+        "budget.rule.cost (no option of 'fixed')",
+        "learner.clip_high (recipe=bnpo sets 0.2)",
+        "budget.mode (recipe=bnpo sets async)",
+        "learner.stream_tokens (recipe=bnpo sets 0)",
+    ):
+        assert said in line
+    assert "aggregation" not in line
+
+
+def test_options_that_the_new_estimator_has_too_stay_and_the_command_line_outranks_the_recipe(tmp_path: Path):
+    path = write(tmp_path, SHORT + "advantage: {sigma_floor: 0.3}\nlearner: {clip_high: 0.5}\n")
+    config = load_config(path, ["recipe=v05_eb", "learner.clip_high=0.4", "budget.rule.cost=1e-3"])
+    assert config.advantage.model_dump() == {"name": "v05_eb", "sigma_floor": 0.3}
+    assert config.learner.clip_high == 0.4
+    assert config.budget.rule.options == {"cold_start": 4, "cost": 1e-3, "n_max": 16}
+    assert load_config(path, ["recipe=grpo", "advantage.name=rloo"]).advantage.model_dump() == {"name": "rloo"}
+    assert load_config(path, ["advantage=grpo"]).advantage.model_dump() == {"name": "grpo"}
+    with pytest.raises(ConfigError, match="'grpo' has no option 'sigma_floor'"):
+        load_config(path, ["recipe=grpo", "advantage.sigma_floor=0.3"])
+    with pytest.raises(ConfigError, match=r"'bnpo' needs the whole batch.*stream_tokens: 0"):
+        load_config(path, ["recipe=bnpo", "learner.stream_tokens=9"])
+
+
+def test_a_recipe_that_the_file_names_lies_beneath_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = write(tmp_path, SHORT + "recipe: grpo\nlearner: {clip_high: 0.5}\nadvantage: {std_floor: 1}\n")
+    with pytest.raises(ConfigError, match="'grpo' has no option 'std_floor'"):
+        load_config(path)
+    assert load_config(path, ["advantage.name=rloo"]).advantage.model_dump() == {"name": "rloo"}
+    assert "advantage.std_floor (no option of 'rloo')" in caplog.text
+    assert load_config(path, ["advantage.name=rloo"]).learner.clip_high == 0.5
+    for typo in ("", "grop"):
+        with pytest.raises(ConfigError, match=f"unknown recipe '{typo}'"):
+            load_config(path, [f"recipe={typo}"])
+
+
+@pytest.mark.parametrize("name", ["0042", "2025-11-25", "2025-13-45", "on", "1e5", "null", "0x1F", "1_000", "no"])
+def test_a_text_field_gets_the_text(tmp_path: Path, name: str):
+    assert load_config(write(tmp_path, SHORT), [f"run.name={name}"]).run.name == name
+    config = load_config(write(tmp_path, SHORT + f"run: {{name: {name}}}\n"))
+    assert config.run.name == name
+    assert load_config(write(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.suffix= Put the answer after #### on a new line", " Put the answer after #### on a new line"),
+        ("data.suffix= Answer with just the number.", " Answer with just the number."),
+        ('data.suffix="a\\nb #1"', "a\nb #1"),
+        ("data.suffix=' a '", " a "),
+        ("data.suffix='a' or 'b'", "'a' or 'b'"),
+        ("data.suffix={x}: [y", "{x}: [y"),
+        ("data.suffix=a=b", "a=b"),
+        ("data.suffix=", ""),
+        ("data.system_prompt=null", None),
+        ("data.shuffle=off", False),
+        ("run.seed=7 # the seventh", 7),
+        ("learner.betas=[0.8, 0.9]", (0.8, 0.9)),
+        ("run.output_dir=/x/out put #1", Path("/x/out put #1")),
+        ("data.eval=null", None),
+    ],
+)
+def test_an_overrides_value_is_taken_as_typed(tmp_path: Path, override: str, value: object):
+    config: object = load_config(write(tmp_path, SHORT), [override])
+    for key in override.partition("=")[0].split("."):
+        config = getattr(config, key)
+    assert config == value
+
+
+def test_options_are_read_by_the_types_of_what_takes_them(tmp_path: Path):
+    path = write(tmp_path, SHORT)
+    config = load_config(path, ["data.train.path=a #1.jsonl", "data.train.answer_after=####", "data.train.source=0042"])
+    assert config.data.train[0].options == {"path": "a #1.jsonl", "answer_after": "####", "source": "0042"}
+    assert load_config(path, ["data.train.path=[a.jsonl, 0042]"]).data.train[0].options["path"] == ["a.jsonl", "0042"]
+    rewards = load_config(path, ["rewards.verifier=exact", "rewards.verifier.ignore_case=yes"]).rewards
+    assert rewards.verifier.options == {"ignore_case": True}
+    written = write(tmp_path, SHORT + "advantage: {sigma_floor: 3e-1}\n")
+    assert load_config(written).advantage.options == {"sigma_floor": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "learner: {clip_low: 0.1}\nlearner: {clip_high: 0.3}\n",
+            "line 4: 'learner' is written twice (first on line 3)",
+        ),
+        ("run:\n  seed: 1\n  num_steps: 3\n  seed: 2\n", "line 6: 'run.seed' is written twice (first on line 4)"),
+        ("run: {seed: 1, seed: 1}\n", "line 3: 'run.seed' is written twice"),
+        ("a: [\n", "not valid YAML"),
+        ("run: &a [*a]\n", "an alias contains itself"),
+    ],
+)
+def test_what_is_written_twice_or_is_no_yaml_is_refused_with_its_line(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, SHORT + text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_section_with_all_its_keys_commented_out_is_an_empty_one(tmp_path: Path):
+    assert load_config(write(tmp_path, SHORT + "learner:\n  # learning_rate: 1\n")).learner.clip_low == 0.2
+
+
+def test_the_home_folder_is_expanded_in_every_path_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    published = "value.published={checkpoint: ~/c, backbone: ~/b, head: h}"
+    paths = ["run.output_dir=~/x", "model.path=~", "value.bundle=~/v", "cluster.temp_dir=~/t", published]
+    config = load_config(write(tmp_path, SHORT), paths)
+    assert (config.run.output_dir, config.model.path) == (Path("/home/ada/x"), Path("/home/ada"))
+    assert (config.value.bundle, config.cluster.temp_dir) == (Path("/home/ada/v"), Path("/home/ada/t"))
+    assert config.value.published is not None
+    assert config.value.published.checkpoint == Path("/home/ada/c")
+    assert config.value.published.head == Path("h")
+    assert load_config(write(tmp_path, SHORT), ["model.path=a~b/~"]).model.path == Path("a~b/~")
+    with pytest.raises(ConfigError, match=r"model.path: .*no home folder is known for '~nobody-here'"):
+        load_config(write(tmp_path, SHORT), ["model.path=~nobody-here/m"])

@@ -23,7 +23,7 @@ def test_every_recipe_builds_and_meets_its_own_needs(name: str) -> None:
 def test_v05_by_hand() -> None:
     assert recipes.get("v05").defaults() == {
         "advantage": {"name": "v05"},
-        "budget": {"rule": {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}},
+        "budget": {"rule": {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}, "mode": "async"},
         "learner": {
             "aggregation": "token_mean",
             "clip_low": 0.2,

@@ -1,11 +1,10 @@
 """The sections of the roles that have actors: generators, value model, rewards, learner."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from v05ray.config.section import Fraction, Section, Spec, Threads
+from v05ray.config.section import FilePath, Fraction, Section, Spec, Threads
 
 
 class GeneratorsConfig(Section):
@@ -91,11 +90,11 @@ class GeneratorsConfig(Section):
 class PublishedValueConfig(Section):
     """Where V0's published weights lie; they are gated, and TabPFN 2.5's are for non-commercial use."""
 
-    checkpoint: Path
+    checkpoint: FilePath
     """V0's torch file `{"model_state_dict": ...}`: backbone and adapter."""
-    backbone: Path
+    backbone: FilePath
     """Hugging Face folder of the embedding model (Qwen3-Embedding-0.6B): config and tokenizer."""
-    head: Path
+    head: FilePath
     """TabPFN classifier, `.ckpt` or `.safetensors` in TabPFN's own format."""
     num_estimators: int = Field(default=4, ge=1, le=32)
     """Members of the head's ensemble: column orders and class orders whose answers are averaged."""
@@ -108,7 +107,7 @@ class ValueConfig(Section):
     """Ask the value model for priors; recipes without a prior switch it off."""
     backend: Literal["auto", "published", "bundle", "base_rate"] = "auto"
     """`bundle` is the embedded V0 (MiniLM + small head); `auto` takes the best that is present, and says which."""
-    bundle: Path | None = None
+    bundle: FilePath | None = None
     """A bundle made by `v05ray value pretrain`/`train`; None means the one in the package."""
     published: PublishedValueConfig | None = None
     """The published weights, where you have them; `auto` then takes them."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
-from v05ray.config.section import Fraction, Section, Spec
+from v05ray.config.section import FilePath, Fraction, Section, Spec
 
 
 class RunConfig(Section):
@@ -13,7 +13,7 @@ class RunConfig(Section):
 
     name: str = Field(default="v05", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the run's folder under `output_dir`, and of the MLflow run."""
-    output_dir: Path = Path("runs")
+    output_dir: FilePath = Path("runs")
     """Where run folders go."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Every random choice of the run derives from it."""
@@ -40,7 +40,7 @@ class RunConfig(Section):
 class ModelConfig(Section):
     """The policy to start from."""
 
-    path: Path
+    path: FilePath
     """Hugging Face folder (config, safetensors, tokenizer) of the policy to start from."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of generation and of the learner's forward and backward pass; the optimiser keeps float32 masters.
@@ -180,5 +180,5 @@ class ClusterConfig(Section):
     colocate: bool = False
     """Every generator replica shares its device with a learner rank, replica 0 with rank 0 and so on: as many replicas
     as ranks or fewer, and always as many. Their GPU shares add up to 1 at most, such as 0.4 and 0.6."""
-    temp_dir: Path | None = None
+    temp_dir: FilePath | None = None
     """Ray's own files of the private local cluster; None means a short folder under the system's temporary one."""

@@ -1,10 +1,27 @@
 """What every section of the config tree is made of."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def expand_home(path: Any) -> Any:
+    """`~/x` and `~user/x` as the absolute path they mean; everything else as it is. Raises `ValueError`."""
+    text = str(path) if isinstance(path, Path) else path
+    if not isinstance(text, str) or not text.startswith("~"):
+        return path
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise ValueError(f"no home folder is known for {text.split('/')[0]!r}; write the path out")
+    return type(path)(expanded)
+
+
+FilePath = Annotated[Path, BeforeValidator(expand_home)]
+"""A file or folder of this machine: a leading `~` is the home folder; a relative path starts at the current folder."""
 Threads = Annotated[int, Field(ge=1)] | Literal["auto"]
 """A number of threads, or the choice left to the machine (`machine.fit` resolves it before actors start)."""
 

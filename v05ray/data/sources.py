@@ -126,6 +126,7 @@ def huggingface(
 def _load_huggingface(path: str, split: str, subset: str | None) -> Iterable[Any]:
     import datasets
 
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
     saved = Path(path)
     try:
         if (saved / "dataset_dict.json").exists() or (saved / "state.json").exists():
@@ -150,7 +151,7 @@ def _load_huggingface(path: str, split: str, subset: str | None) -> Iterable[Any
 
 def _files(path: str | Sequence[str]) -> tuple[Path, ...]:
     """The files, checked to be there before anything heavy starts."""
-    paths = tuple(Path(one) for one in ([path] if isinstance(path, str) else path))
+    paths = tuple(Path(one).expanduser() for one in ([path] if isinstance(path, str) else path))
     if not paths:
         raise ConfigError("`path` is an empty list; name at least one file")
     for one in paths:

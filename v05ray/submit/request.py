@@ -194,7 +194,7 @@ def _spec_paths(spec: Spec) -> list[Path]:
     if spec.name == "huggingface":
         return []
     path = spec.options.get("path", [])
-    return [Path(one) for one in ([path] if isinstance(path, str) else path)]
+    return [Path(one).expanduser() for one in ([path] if isinstance(path, str) else path)]
 
 
 def _metadata(config: Config, job: Path, job_name: str) -> dict[str, str]:
