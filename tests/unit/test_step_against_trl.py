@@ -56,7 +56,7 @@ def test_both_sides_score_a_response_alike(rewards: str) -> None:
     verify = verifiers.build("python", {"path": f"benchmarks.step_against_trl_rewards:{rewards}"})
     prompt = Prompt("p", "What is 3 + 4?", (), "7", "sums")
     for response in ("It is 7.", "8", ""):
-        assert verify(prompt, response) == REWARDS[rewards]("7", response)
+        assert verify(prompt, response).reward == REWARDS[rewards]("7", response)
 
 
 def test_the_task_is_solved_by_the_last_number() -> None:

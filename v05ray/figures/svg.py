@@ -159,9 +159,13 @@ class _Frame:
         return self.y(min(max(value, self.y_low), self.y_high))
 
 
+_NARROWEST = 1e-12
+"""A range narrower than this is drawn as a point."""
+
+
 def _ticks(low: float, high: float) -> list[float]:
     """Four to ten round numbers that enclose [low, high]."""
-    if high <= low:
+    if high - low < _NARROWEST:  # no step between the two has a tick of its own in floating point
         low, high = low - 0.5, low + 0.5
     raw = (high - low) / 5
     power = 10 ** math.floor(math.log10(raw))

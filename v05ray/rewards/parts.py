@@ -65,7 +65,9 @@ def take_apart(text: str) -> Answer:
             inner = take_apart(_last_of_chain(value))
             return Answer(inner.text, inner.items, inner.opening, inner.closing, inner.order, _name(found.group(1)))
     if _ARITHMETIC.match(text) and not re.search(r"[<>]", text):
-        return take_apart(_last_of_chain(text))  # `6 \times 7 = 42`
+        last = _last_of_chain(text)  # `6 \times 7 = 42`
+        if last != text:
+            return take_apart(last)
     if "\\pm" in text and text.count("\\pm") == 1 and "=" not in text:
         return Answer(text, tuple(Answer(text.replace("\\pm", sign)) for sign in "+-"))
     return Answer(text)

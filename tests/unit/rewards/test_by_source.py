@@ -27,9 +27,9 @@ def test_each_source_is_judged_by_its_own_verifier():
     )
     verify = verifiers.build(rewards.verifier.name, rewards.verifier.options)
     sums, words = make_prompt("s", answer="4", source="sums"), make_prompt("w", answer="Oui", source="words")
-    assert verify(sums, "it is 4") is True
-    assert verify(words, "it is Oui") is False
-    assert verify(words, " oui ") is True
+    assert verify(sums, "it is 4").reward is True
+    assert verify(words, "it is Oui").reward is False
+    assert verify(words, " oui ").reward is True
 
 
 def test_without_verifiers_of_sources_nothing_changes():

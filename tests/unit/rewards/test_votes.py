@@ -53,3 +53,8 @@ def test_no_response_takes_long(piece):
     start = time.perf_counter()
     answer_key(piece * 30_000)
     assert time.perf_counter() - start < 2
+
+
+def test_signs_without_a_value_are_an_answer_like_any_text():
+    assert answer_key("\\boxed{=}") == answer_key("\\boxed{ = }")
+    assert answer_key("\\boxed{+=}") != answer_key("\\boxed{=}")

@@ -55,7 +55,7 @@ def change(file: Path, **values: Any) -> None:
 
 
 def job(folder: Path, **model: Any) -> Config:
-    return make_config({"model": {"path": str(folder), **model}, "data": {"train": "jsonl"}})
+    return make_config({"model": {"path": str(folder), "dtype": "float32", **model}, "data": {"train": "jsonl"}})
 
 
 @pytest.mark.parametrize(
