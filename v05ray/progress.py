@@ -206,7 +206,7 @@ class Summary:
 
 _STAGES = {
     "prior": "value model",
-    "gen": "generation and scoring, overlapped by learning",
+    "gen": "generation and scoring (overlaps with learning where learner.stream_tokens > 0)",
     "learn": "learning: forward and backward",
     "step_rollout_and_learn": "generation and learning together",
     "update_actor": "optimiser step",

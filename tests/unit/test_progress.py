@@ -216,7 +216,7 @@ def test_the_table():
         ["mean rollouts per prompt", "5.00"],
         ["response tokens", "52,000"],
         ["verdicts", "correct 3,296, wrong 1,500, unreadable reference 4"],
-        ["time: generation and scoring, overlapped by learning", "150.0 s"],
+        ["time: generation and scoring (overlaps with learning where learner.stream_tokens > 0)", "150.0 s"],
         ["time: learning: forward and backward", "402.2 s"],
         ["time: start to end", "15 min 13 s"],
         ["peak memory", "3.0 GiB"],
