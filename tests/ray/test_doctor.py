@@ -92,3 +92,29 @@ def test_where_nobody_listens_it_says_so_at_once(random_tiny_model: Path):
     assert "no answer (Connection refused)" in said
     assert "HOST:6379" in said
     assert time.monotonic() - start < 45
+
+
+def test_a_job_for_this_machine_is_looked_at_whole(random_tiny_model: Path, tmp_path: Path):
+    """Machine, sources, a prompt as the model sees it, an estimate; and what cannot be used, each in one line."""
+    command = [sys.executable, "-m", "v05ray.cli", "doctor", str(ROOT / "jobs" / "tiny_cpu.yaml")]
+    command += [f"model.path={random_tiny_model}", f"run.output_dir={tmp_path}"]
+
+    def said(*overrides: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [*command, *overrides], capture_output=True, text=True, timeout=100, env=environment(COLUMNS="200")
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = said("model.dtype=auto")
+    assert code == 0, text
+    assert "GFLOP/s on one thread" in text
+    assert "model.dtype float32" in text or "model.dtype bfloat16" in text
+    assert "training and 40 held-out prompts" in text
+    assert "the first prompt, as the model sees it:" in text
+    assert "tokens/s (guessed), so about" in text
+    assert "all is well" in text
+
+    code, text = said("run.keep_checkpoints=1000000000", "rewards.verifier=no_such")
+    assert code == 1
+    assert "Traceback" not in text
+    assert "free some, take another disk, or lower run.keep_checkpoints" in " ".join(text.split())
