@@ -10,8 +10,8 @@ and where the command line names it (`recipe=grpo`), which replaces the file's a
 
 The parts of a recipe are what `Recipe.defaults` gives. Options of an estimator (or rule, verifier, source) that the
 file names are left out, with one line that says so, where a stronger layer puts another one in its place that has no
-such option. An override given twice counts as the last one says. A text or path field gets an override's value as it
-was typed; every other value is read as YAML.
+such option. A number in a dotted key is a place in a list: `data.train.0.size=100`. An override given twice counts as
+the last one says. A text or path field gets an override's value as it was typed; every other value is read as YAML.
 """
 
 import logging
@@ -25,7 +25,18 @@ from pydantic import BaseModel, ValidationError
 
 from v05ray import advantages, budget, recipes
 from v05ray.config import Config, Spec
-from v05ray.config.written import Scalar, Typed, Whole, is_spec, is_structured, members, model_of, read_yaml, settle
+from v05ray.config.written import (
+    Scalar,
+    Typed,
+    Whole,
+    element,
+    is_spec,
+    is_structured,
+    members,
+    model_of,
+    read_yaml,
+    settle,
+)
 from v05ray.data import sources
 from v05ray.registry import ConfigError, Registry, suggest
 from v05ray.rewards.verifiers import verifiers
@@ -52,7 +63,10 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-    written = read_yaml(text, str(path)) or {}
+    written = read_yaml(text, str(path))
+    if isinstance(written, Scalar):
+        written = written.value
+    written = {} if written is None else written
     if not isinstance(written, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(written).__name__}")
     command: dict[str, Any] = {}
@@ -123,7 +137,9 @@ class _Merging:
             for source, value in found:  # a mapping is merged with those right below it
                 nested = [*nested, _Layer(source, value)] if isinstance(value, dict) else []
             inner = _type_inside(annotation, key)
-            if not nested:
+            if is_spec(inner) and any(isinstance(value, list) or _names_places(value) for _, value in found):
+                merged[key] = self._merge_list(found, inner, here)
+            elif not nested:
                 merged[key] = found[-1][1]
                 self._note_replaced(found, here)
             elif is_spec(inner):
@@ -139,7 +155,7 @@ class _Merging:
             layers = layers[whole:]
         names = [_text(layer.tree["name"]) for layer in layers if "name" in layer.tree]
         if not names:
-            return self.merge(layers, Any, path)
+            return self.merge(layers, annotation, path)
         model = model_of(annotation)
         has = {*_option_types(path, names[-1]), *(model.model_fields if model is not None else ())}
         kept = []
@@ -152,8 +168,30 @@ class _Merging:
                 lacking = [key for key in layer.tree if key not in has and key != "name"]
                 self.left_out += [f"{'.'.join((*path, key))} (no option of {names[-1]!r})" for key in lacking]
                 kept.append(_Layer("file", {k: v for k, v in layer.tree.items() if k not in lacking}))
-        merged = self.merge([_Layer(one.source, _options(one.tree)) for one in kept], Any, path)
+        merged = self.merge([_Layer(one.source, _options(one.tree)) for one in kept], annotation, path)
         return {"name": names[-1], **merged}
+
+    def _merge_list(self, found: Sequence[tuple[str, Any]], annotation: Any, path: tuple[str, ...]) -> Any:
+        """Several `Spec`s, or one as a list of one: a stronger layer replaces them all, or changes some by place."""
+        name, items = ".".join(path), list[_Layer]()
+        for source, value in found:
+            if _names_places(value):
+                for place, change in value.items():
+                    if int(place) >= len(items):
+                        raise ConfigError(f"{name}.{place}: {name} has {len(items)} entries, counted from 0")
+                    layers = [items[int(place)], _Layer(source, change)]
+                    if not all(isinstance(layer.tree, dict) for layer in layers):
+                        raise ConfigError(f"{name}.{place}: expected a source with its options, got {change!r}")
+                    chosen = self._choose(layers, element(annotation), (*path, place))
+                    items[int(place)] = _Layer(source, chosen)
+            elif isinstance(value, list):
+                items = [_Layer(source, one) for one in value]
+            elif isinstance(value, dict) and "name" not in value and len(items) > 0:
+                key = next(iter(value))
+                raise ConfigError(f"{name} is a list: say which of its {len(items)} entries, such as {name}.0.{key}")
+            else:
+                items = [] if value is None else [_Layer(source, value)]
+        return [item.tree for item in items]
 
     def _note_replaced(self, found: Sequence[tuple[str, Any]], path: tuple[str, ...]) -> None:
         values = dict(found)
@@ -162,6 +200,11 @@ class _Merging:
         written = settle(values["file"], float if isinstance(values["recipe"], float | int) else str, _option_types)
         if written != values["recipe"]:
             self.left_out.append(f"{'.'.join(path)} (recipe={self.by_command} sets {values['recipe']})")
+
+
+def _names_places(value: Any) -> bool:
+    """Whether it says of places in a list what to change there: `{"0": {"size": 100}}`."""
+    return isinstance(value, dict) and bool(value) and all(str(key).isdigit() for key in value)
 
 
 def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +223,8 @@ def _at(tree: Mapping[str, Any], path: Iterable[str]) -> Mapping[str, Any]:
 
 
 def _type_inside(annotation: Any, key: str) -> Any:
+    if key.isdigit() and element(annotation) is not Any:
+        return element(annotation)
     model = model_of(annotation)
     known = model.model_fields.get(key) if model is not None else None
     return Any if known is None else known.annotation
@@ -194,14 +239,26 @@ def _normal(tree: Mapping[str, Any], annotation: Any) -> dict[str, Any]:
         if isinstance(value, BaseModel):
             value = value.model_dump()
         if is_spec(inner):
-            if isinstance(value, str) or (isinstance(value, Scalar) and not empty):
-                value = Whole(name=_text(value))
+            value = _normal_spec(value, inner)
         elif model_of(inner) is not None and isinstance(value, Mapping):
             value = _normal(value, inner)
         elif model_of(inner) is not None and empty and type(None) not in members(inner):
             value = {}
         normal[key] = value
     return normal
+
+
+def _normal_spec(value: Any, annotation: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, Scalar) and value.value is not None):
+        return Whole(name=_text(value))
+    if isinstance(value, list | tuple):
+        return [_normal_spec(one, element(annotation)) for one in value]
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if not isinstance(value, Mapping):
+        return value
+    normal = _normal(value, annotation)
+    return Whole(normal) if isinstance(value, Whole) else normal
 
 
 def _registry(path: Sequence[str]) -> Registry[Any] | None:

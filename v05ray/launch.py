@@ -36,7 +36,7 @@ from v05ray.private_cluster import private_cluster
 from v05ray.progress import Progress
 from v05ray.redaction import redact
 from v05ray.registry import ConfigError, RunError
-from v05ray.run_folder import RunFolder, folder_to_resume, held, new_folder
+from v05ray.run_folder import RunFolder, check_output_dir, folder_to_resume, held, new_folder
 from v05ray.run_state import RunState
 from v05ray.stop_signals import Stop, StopSignals
 from v05ray.tracking import MlflowTracker
@@ -85,6 +85,7 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
 
 def _under(signals: StopSignals, config: Config, resume: str | None) -> Outcome:
     start = time.monotonic()
+    check_output_dir(config.run.output_dir)  # before the machine is measured and prompts are loaded
     folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
     resumed = folder is not None
     fitted = settle(config, saved=folder.config if folder else None, measure_node=measure_generator_node)
@@ -163,6 +164,7 @@ def _check_resumable(config: Config, folder: RunFolder, checkpoints: Checkpoints
 
 def evaluate_only(config: Config) -> EvalReport:
     """Evaluates `model.path` on the held-out prompts; raises `ConfigError` like `run`."""
+    check_output_dir(config.run.output_dir)
     config = settle(config, measure_node=measure_generator_node).config
     prepared = prepare(config)
     if not prepared.eval:

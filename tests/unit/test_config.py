@@ -289,3 +289,74 @@ def test_the_home_folder_is_expanded_in_every_path_field(tmp_path: Path, monkeyp
     assert load_config(write(tmp_path, SHORT), ["model.path=a~b/~"]).model.path == Path("a~b/~")
     with pytest.raises(ConfigError, match=r"model.path: .*no home folder is known for '~nobody-here'"):
         load_config(write(tmp_path, SHORT), ["model.path=~nobody-here/m"])
+
+
+SOURCES = """\
+model: {path: m}
+data:
+  train:
+    - {name: reasoning_gym, task: gcd, size: 5, seed: 1, weight: 2}
+    - jsonl
+    - {name: jsonl, path: x, weight: 1, verifier: math}
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "expected"),
+    [
+        (["data.train.0.size=100"], 0, {"name": "reasoning_gym", "task": "gcd", "size": 100, "seed": 1, "weight": 2}),
+        (["data.train.1.path=0042"], 1, {"name": "jsonl", "path": "0042"}),
+        (
+            ["data.train.2.verifier=exact", "data.train.2.verifier.ignore_case=on"],
+            2,
+            {"name": "jsonl", "path": "x", "weight": 1, "verifier": {"name": "exact", "ignore_case": True}},
+        ),
+        (["data.train.0.name=jsonl", "data.train.0.path=y"], 0, {"name": "jsonl", "path": "y", "weight": 2}),
+        (["data.train.0={name: jsonl, path: 0042}"], 0, {"name": "jsonl", "path": "0042"}),
+        (["data.train=jsonl", "data.train.path=y"], 0, {"name": "jsonl", "path": "y"}),
+        (["data.train=[{name: jsonl, path: y}]"], 0, {"name": "jsonl", "path": "y"}),
+    ],
+)
+def test_a_number_in_a_dotted_key_is_a_place_in_a_list(tmp_path: Path, overrides, place: int, expected: dict):
+    path = write(tmp_path, SOURCES)
+    sources = load_config(path, overrides).data.train
+    assert sources[place].model_dump(mode="json") == expected
+    before = load_config(path).data.train
+    if len(sources) == len(before):
+        assert [s for i, s in enumerate(sources) if i != place] == [s for i, s in enumerate(before) if i != place]
+
+
+def test_one_source_is_a_list_of_one(tmp_path: Path):
+    path = write(tmp_path, "model: {path: m}\ndata: {train: {name: jsonl, path: x}}\n")
+    for override in ("data.train.0.path=y", "data.train.path=y"):
+        assert load_config(path, [override]).data.train[0].options == {"path": "y"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train.size=100", r"data\.train is a list: say which of its 3 entries, such as data\.train\.0\.size"),
+        ("data.train.3.size=100", r"data\.train\.3: data\.train has 3 entries, counted from 0"),
+        ("data.eval.0.size=100", r"data\.eval\.0: data\.eval has 0 entries"),
+        ("data.train.0=null", r"data\.train\.0: expected a source"),
+        ("run.0.seed=1", r"unknown key 'run\.0'"),
+        ("run.output_dir=", r"run\.output_dir: .*an empty path; the current folder is `\.`"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(tmp_path: Path, override: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, SOURCES), [override])
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "null\n", "~\n"])
+def test_an_empty_file_lacks_what_has_no_default(tmp_path: Path, text: str):
+    with pytest.raises(ConfigError, match="model is required"):
+        load_config(write(tmp_path, text))
+    with pytest.raises(ConfigError, match="expected a mapping of sections, got int"):
+        load_config(write(tmp_path, "0042\n"))
+
+
+def test_of_an_override_given_twice_the_last_one_counts(tmp_path: Path):
+    path = write(tmp_path, SOURCES)
+    assert load_config(path, ["run.seed=1", "run.seed=2"]).run.seed == 2
+    assert load_config(path, ["advantage.sigma_floor=0.5", "advantage=v05_eb"]).advantage.name == "v05_eb"

@@ -1,11 +1,14 @@
 """What the launcher decides by itself; that it works is shown on real runs (tests/e2e, tests/chaos)."""
 
+from pathlib import Path
+
 import pytest
 
+from v05ray import launch
 from v05ray.config_files import make_config
 from v05ray.launch import Restarts
 from v05ray.preflight import outside_code
-from v05ray.registry import RunError
+from v05ray.registry import ConfigError, RunError
 
 
 def test_restarts_in_a_row_are_limited_and_progress_forgives_them():
@@ -36,3 +39,17 @@ def test_code_from_outside_is_named():
         "rewards.verifier runs mine.verifiers:strict",
         "model.trust_remote_code: code in m runs",
     ]
+
+
+@pytest.mark.parametrize("start", [launch.run, launch.evaluate_only])
+def test_an_output_dir_that_cannot_be_written_is_refused_first(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def heavy(*args: object, **kwargs: object) -> None:
+        raise AssertionError("the machine was measured, or prompts were loaded, for a run that has no folder")
+
+    for name in ("settle", "prepare"):
+        monkeypatch.setattr(launch, name, heavy)
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "runs", Path("/proc/runs")):
+        job = {"model": {"path": "m"}, "data": {"train": "jsonl"}, "run": {"output_dir": str(place)}}
+        with pytest.raises(ConfigError, match=r"run\.output_dir .* cannot be made or written to"):
+            start(make_config(job))

@@ -12,6 +12,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 def expand_home(path: Any) -> Any:
     """`~/x` and `~user/x` as the absolute path they mean; everything else as it is. Raises `ValueError`."""
     text = str(path) if isinstance(path, Path) else path
+    if text == "":
+        raise ValueError("an empty path; the current folder is `.`")
     if not isinstance(text, str) or not text.startswith("~"):
         return path
     expanded = os.path.expanduser(text)

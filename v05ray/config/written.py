@@ -158,7 +158,7 @@ def settle(value: Any, annotation: Any, option_types: OptionTypes, path: tuple[s
         known = _types_inside(value, annotation, option_types, path)
         return {k: settle(v, known(k), option_types, (*path, k)) for k, v in value.items()}
     if isinstance(value, list):
-        inner = _element(annotation)
+        inner = element(annotation)
         return [settle(one, inner, option_types, (*path, str(i))) for i, one in enumerate(value)]
     if isinstance(value, str) and any(member in (int, float) for member in members(annotation)):
         return _number(value)  # `2e-5` is text in YAML 1.1; people mean the number
@@ -181,7 +181,8 @@ def _types_inside(
     return lambda key: Any
 
 
-def _element(annotation: Any) -> Any:
+def element(annotation: Any) -> Any:
+    """What a list of this type holds; `Any` where nothing is known of it."""
     for member in members(annotation):
         origin, arguments = get_origin(member), get_args(member)
         if isinstance(origin, type) and issubclass(origin, Sequence) and arguments:
