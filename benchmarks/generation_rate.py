@@ -36,7 +36,7 @@ def draw_here(model: Path, dtype: str, threads: int, num_sequences: int, num_tok
 
     config = ModelConfig.model_validate({"path": model, "dtype": dtype, "max_length": 256})
     core = VllmCore(model, generators, config)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, trust_remote_code=False)
     prompts = [
         tokenizer.encode(f"What is {i % 90} + {i % 37}? Answer with just the number.") for i in range(num_sequences)
     ]
