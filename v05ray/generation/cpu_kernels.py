@@ -2,7 +2,7 @@
 
 Measured on one core with AVX-512 and 64 sequences of SmolLM2-135M (vocabulary 49,152), per step: vLLM's Gumbel sampler
 14 ms, which draws a random number for every entry of the vocabulary; its count of the ranks of the drawn tokens, which
-nobody here reads, 3 ms; its RMS norms as chains of elementwise operations 3 ms. The matrix products take 32 ms in
+no part here reads, 3 ms; its RMS norms as chains of elementwise operations 3 ms. The matrix products take 32 ms in
 bfloat16. What replaces them is exact: the same distribution, the same log-probabilities.
 
 Legend: B sequences, V vocabulary, C entries of one block of the vocabulary, N blocks.
