@@ -239,7 +239,7 @@ _SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
 
 def _message(value: object) -> tuple[str, str]:
     if isinstance(value, Mapping) and "from" in value and "role" not in value:
-        value = {"role": _SPEAKERS.get(str(value["from"])), "content": value.get("value")}
+        value = {"role": _SPEAKERS.get(str(value["from"]), ""), "content": value.get("value")}
     if not isinstance(value, Mapping) or value.get("role") not in ROLES:
         raise _Refused(f"a message needs a role ({', '.join(ROLES)}) and a text content, got {value!r:.80}")
     content = value.get("content")
@@ -247,7 +247,7 @@ def _message(value: object) -> tuple[str, str]:
         content = "".join(map(_part, content))
     if not isinstance(content, str):
         raise _Refused(f"a message needs a role ({', '.join(ROLES)}) and a text content, got {value!r:.80}")
-    return value["role"], content
+    return str(value["role"]), content
 
 
 def _part(value: object) -> str:

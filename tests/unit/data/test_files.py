@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -138,7 +139,7 @@ def saved_dataset(tmp_path: Path, **splits: int | None) -> Path:
         return datasets.Dataset.from_list(records, split=datasets.NamedSplit(split) if split else None)
 
     folder = tmp_path / "saved"
-    parts = {name: made(name, size or 0) for name, size in splits.items()}
+    parts: dict[Any, Any] = {name: made(name, size or 0) for name, size in splits.items()}
     if set(parts) == {"alone"}:
         parts["alone"].save_to_disk(str(folder))
     elif set(parts) == {"only_test"}:
