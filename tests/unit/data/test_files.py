@@ -66,7 +66,7 @@ CONTENTS = {
 def test_json_is_read_in_every_form_and_rows_are_counted_from_one(tmp_path, name, source):
     rows = rows_of(saved(tmp_path, name, CONTENTS[name]), source)
     assert questions(rows) == ["1+1?", "2+2?"]
-    assert [row.source for row in rows] == [name.partition(".")[0]] * 2
+    assert [row.source for row in rows if isinstance(row, Row)] == [name.partition(".")[0]] * 2
     if "empty" not in name:
         assert [row.where.rpartition(":")[2] for row in rows] == ["1", "2"]
 
