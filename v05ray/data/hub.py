@@ -11,6 +11,9 @@ from v05ray.registry import ConfigError
 
 _DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow", ".csv", ".gz", ".zst")
 
+_TABLES = (".csv", ".tsv", ".arrow")
+"""Files that `datasets` reads in a folder, and that are not read alone."""
+
 
 def numbered_records(local: Path, path: str, split: str, subset: str | None) -> Iterator[tuple[str, object]]:
     """(place and row, record or `BadRow`) of a split, one after the other; raises `ConfigError` when it is called."""
@@ -37,6 +40,10 @@ def _of_file(file: Path, split: str, subset: str | None) -> Iterator[tuple[str, 
     if subset is not None:
         raise ConfigError(f"{file} is one file, which has no subset {subset!r}; leave `subset` out")
     check_no_pointer(file)
+    if file.suffix.casefold() in _TABLES:
+        raise ConfigError(
+            f"{file} cannot be read alone; give `path` the folder that holds it, or save it as JSON lines"
+        )
     read = parquet_records if is_parquet(file) else json_records
     if split == "train":
         return read(file)

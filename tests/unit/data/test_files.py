@@ -71,6 +71,11 @@ def test_json_is_read_in_every_form_and_rows_are_counted_from_one(tmp_path, name
         assert [row.where.rpartition(":")[2] for row in rows] == ["1", "2"]
 
 
+def test_a_table_alone_is_refused_with_the_fix(tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.csv cannot be read alone; give `path` the folder that holds it"):
+        rows_of(saved(tmp_path, "x.csv", b"question,answer\n1+1?,2\n"), "huggingface")
+
+
 def test_one_object_over_several_lines_is_one_row(tmp_path):
     assert questions(rows_of(saved(tmp_path, "one.json", json.dumps(ROWS[0], indent=2).encode()))) == ["1+1?"]
 
@@ -192,6 +197,26 @@ def test_slices_of_one_file_are_obeyed(tmp_path):
 def test_a_split_that_cannot_be_read_is_refused(tmp_path, split):
     with pytest.raises(ConfigError, match="split"):
         rows_of(saved_dataset(tmp_path, train=2, test=1), "huggingface", split=split)
+
+
+def test_what_json_can_write_and_no_text_can_hold_is_refused_by_the_data_set_library_too(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "folder").mkdir()
+    saved(tmp_path, "folder/train.jsonl", json.dumps({"question": "x \ud83d", "answer": "2"}).encode())
+    with pytest.raises(ConfigError, match=r"cannot load data set .*surrogate pair.*`name: jsonl`"):
+        rows_of(tmp_path / "folder", "huggingface")
+
+
+@pytest.mark.parametrize("question", ["1+1? \\ud83d", "1+1?"])
+def test_half_a_surrogate_pair_in_a_line_is_a_bad_row_and_a_whole_one_is_text(tmp_path, question):
+    answer = "2" if question != "1+1?" else "\\ud83d"
+    line = f'{{"question": "{question}", "answer": "{answer}"}}\n{{"question": "\\ud83d\\ude00?", "answer": "2"}}\n'
+    bad, good = rows_of(saved(tmp_path, "x.jsonl", line.encode()))
+    assert isinstance(bad, BadRow)
+    assert "lone surrogate" in bad.reason
+    assert questions([good]) == ["\U0001f600?"]
 
 
 @pytest.mark.parametrize("content", [b"{broken\n", b'{"question": "a"}\n[1]\n', b"\x00\x01\x02"])
