@@ -103,11 +103,21 @@ class DataConfig(Section):
     eval: Sources | None = None
     """Held-out prompts, disjoint from the training ones, of one source or several; None switches evaluation off."""
     system_prompt: str | None = None
-    """System message put before each question."""
+    """System message put before each question; refused for rows with one of their own, and for templates that know no
+    system role (Gemma's, older ones of Mistral), for which `prefix` is the place."""
+    prefix: str = ""
+    """Put before each question (the last user message), such as `Solve this problem.\\n\\n`"""
     suffix: str = ""
     """Appended to each question, such as ` Answer with just the number.`"""
     chat_template: bool = True
-    """Use the tokenizer's chat template; otherwise the question is given as it is."""
+    """Use the tokenizer's chat template; otherwise the question is given as it is, between `prefix` and `suffix`."""
+    chat_template_file: FilePath | None = None
+    """A Jinja chat template used instead of the tokenizer's, in the form that Hugging Face's tokenizers take."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What the chat template is given by name, such as `{enable_thinking: false}` for Qwen3's; a name that the
+    template does not use is refused."""
+    assistant_prefix: str = ""
+    """Begins each of the policy's responses, such as `<think>\\n`: part of the prompt, not of what is judged."""
     shuffle: bool = True
     """Reshuffle the training prompts each epoch, by `run.seed`."""
     skip_bad_rows: int = Field(default=0, ge=0)

@@ -1,8 +1,11 @@
 """Prompts: read from what people have, template, tokenise, check, and deal out in batches.
 
 - `rows`        one record of a file, as a `Row` or as a `BadRow` with file, row and reason
+- `files`       records of local files: JSON in its forms, packed or not, and Parquet
+- `hub`         records of data sets of Hugging Face's `datasets`, by split and slice
 - `sources`     the registry, and the file formats: `jsonl`, `parquet`, `huggingface`
 - `procedural`  `reasoning_gym`: generated tasks with their own scorers
+- `templates`   rows to token ids: chat template, texts around the question
 - `loading`     sources to `Prompt`s: `load_prompts`, `load_splits`
 - `stream`      `PromptStream`: batches from one source or several by weight; its cursor is checkpointed
 """

@@ -29,6 +29,7 @@ from v05ray.data import procedural  # noqa: F401  (registers `reasoning_gym`)
 from v05ray.data.rows import BadRow, Row
 from v05ray.data.sources import Source, sources
 from v05ray.data.stream import PromptSource, next_source
+from v05ray.data.templates import templating
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.types import Prompt
@@ -197,7 +198,7 @@ class _Loader:
                 "model.max_length must exceed sampling.max_tokens"
             )
         self._data, self._max_prompt_tokens = data, max_prompt_tokens
-        self._tokenize = _templating(data, tokenizer)
+        self._tokenize = templating(data, tokenizer)
         self.left_out: Counter[str] = Counter()
         """Rows left out of all sources so far, by reason."""
         self._counts: Counter[str] = Counter()
@@ -274,7 +275,7 @@ class _Loader:
         if self._counts["bad_rows"] > allowed:
             raise error(
                 f"{row.where}: {row.reason} (bad row {self._counts['bad_rows']}; "
-                f"data.skip_bad_rows allows {allowed}: mend the row, or raise it)"
+                f"data.skip_bad_rows allows {allowed}: correct the row, or raise it)"
             )
         log.warning("skipped %s: %s", row.where, row.reason)
 
@@ -315,39 +316,6 @@ def _build(spec: SourceSpec, seed: int) -> Source:
     if "seed" in inspect.signature(sources.builder(spec.name)).parameters and options.get("seed") is None:
         options["seed"] = seed
     return sources.build(spec.name, options)
-
-
-def _templating(data: DataConfig, tokenizer: Any) -> Callable[[Sequence[Row]], list[tuple[int, ...] | BadRow]]:
-    """A function from rows to token ids; what cannot work for any row is refused here."""
-    if data.chat_template and not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            "the tokenizer has no chat template; set data.chat_template: false to give questions as they are"
-        )
-    if data.system_prompt is not None and not data.chat_template:
-        raise ConfigError("data.system_prompt needs data.chat_template: true; a raw question has no system message")
-
-    def render(row: Row) -> str | BadRow:
-        messages = [{"role": role, "content": content} for role, content in row.messages]
-        messages[-1]["content"] += data.suffix
-        if not data.chat_template:
-            if len(messages) > 1:
-                return BadRow(row.where, "a conversation of several messages needs data.chat_template: true")
-            return messages[0]["content"]
-        if data.system_prompt is not None:
-            if messages[0]["role"] == "system":
-                return BadRow(row.where, "the row has a system message of its own; set data.system_prompt: null")
-            messages.insert(0, {"role": "system", "content": data.system_prompt})
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    def tokenize(rows: Sequence[Row]) -> list[tuple[int, ...] | BadRow]:
-        rendered = [render(row) for row in rows]
-        texts = [text for text in rendered if isinstance(text, str)]
-        # A chat template writes its own special tokens; a raw text gets those of the tokenizer.
-        encoded = tokenizer(texts, add_special_tokens=not data.chat_template)["input_ids"] if texts else []
-        ids = iter(encoded)
-        return [text if isinstance(text, BadRow) else tuple(next(ids)) for text in rendered]
-
-    return tokenize
 
 
 def _text_key(text: str) -> str:

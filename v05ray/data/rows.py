@@ -1,22 +1,45 @@
 """One record of a data source, read into the one shape that the rest of `data` knows, or refused with a reason.
 
-Shapes that need no options (the first field present is taken):
-    {"question": "...", "answer": "42"}         plain; GSM8K's with `answer_after: "####"`
-    {"problem": "...", "answer": "42"}          MATH, DeepMath, AIME
-    {"prompt": "...", "answer": "42"}           V0
+Shapes that need no options (see docs/data.md for the whole table):
+    {"question": "...", "answer": "42"}         plain; GSM8K's, whose answers end in a line `#### 42`
+    {"problem": "...", "answer": "42"}          MATH, DeepMath, AIME (also with capitals)
+    {"prompt": "...", "answer": "42"}           V0, TRL
     {"prompt": [{"role": "user", "content": "..."}], "reward_model": {"ground_truth": "42"},
-     "data_source": "gsm8k", "extra_info": {}}  verl
+     "data_source": "gsm8k", "extra_info": {}}  verl, SkyRL, DAPO-Math-17k
+    {"input": "...", "label": "42"}             OpenRLHF; slime with `prompt`
+    {"messages": [...], "answer": "42"}         AReaL
+    {"question": "...", "final_answer": ["42"], "error": "0.1"}   OlympiadBench
+
+A row whose fields name two different questions or answers is refused with the names: `question_field` and
+`answer_field` choose.
 """
 
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
-QUESTION_FIELDS = ("question", "problem", "prompt")
-"""Tried in order where no `question_field` is given."""
-ANSWER_FIELDS = ("answer", "reward_model.ground_truth", "ground_truth", "solution")
-"""Tried in order where no `answer_field` is given."""
+QUESTION_FIELDS = ("question", "problem", "prompt", "input", "instruction", "query")
+"""Where a question may stand when no `question_field` is given; two that differ are refused."""
+CONVERSATION_FIELDS = ("messages", "conversations")
+"""Where a conversation that ends with the question may stand, if none of the above is there."""
+ANSWER_FIELDS = (
+    "answer",
+    "reward_model.ground_truth",
+    "ground_truth",
+    "final_answer",
+    "reward_spec.ground_truth",
+    "expected_answer",
+    "reference_answer",
+    "label",
+)
+"""Where a final answer may stand when no `answer_field` is given; two that differ are refused."""
+SOLUTION_FIELDS = ("solution", "output")
+"""Where an answer may stand, alone or at the end of a solution, if none of the above is there."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -75,7 +98,7 @@ def read_record(record: object, fields: Fields, where: str) -> Row | BadRow:
         return Row(
             messages=_messages(record, fields),
             answer=_answer(record, fields),
-            source=str(record.get("data_source") or fields.source),
+            source=_source(record, fields),
             where=where,
             row_id=_row_id(record, fields),
             metadata=_metadata(record),
@@ -90,59 +113,245 @@ def _look_up(record: Mapping[str, Any], path: str) -> Any:
         return record[path]
     value: Any = record
     for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
+        value = _as_mapping(value)
+        if value is None or key not in value:
             return None
         value = value[key]
     return value
 
 
-def _find(record: Mapping[str, Any], named: str | None, usual: Sequence[str], what: str) -> Any:
-    paths = (named,) if named else usual
-    for path in paths:
-        value = _look_up(record, path)
-        if value is not None:
-            return value
+def _as_mapping(value: object) -> Mapping[str, Any] | None:
+    """A mapping, also one that is stored as JSON text; None for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _parsed(value)
+    return value if isinstance(value, Mapping) else None
+
+
+def _parsed(text: str) -> Any:
+    """The value of a JSON text; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _find(record: Mapping[str, Any], named: str | None, usual: Sequence[Sequence[str]], what: str) -> tuple[str, Any]:
+    """(path, value) of the one named, or of the first group of usual ones that holds any; refuses two that differ."""
+    if named is not None:
+        value = _look_up(record, named)
+        if _is_missing(value):
+            raise _Refused(_not_found(record, what, (named,)))
+        return named, value
+    for group in usual:
+        found = _present(record, group)
+        if found:
+            return _only(found, what)
+    raise _Refused(_not_found(record, what, [path for group in usual for path in group]))
+
+
+def _present(record: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """The values that stand at some paths, each under the record's own spelling, such as `Answer`."""
+    values = {path: _look_up(record, path) for path in (_spelling(record, path) for path in paths)}
+    return {path: value for path, value in values.items() if not _is_missing(value)}
+
+
+def _spelling(record: Mapping[str, Any], path: str) -> str:
+    return path if path in record else _spellings(tuple(record)).get(path, path)
+
+
+@lru_cache(maxsize=64)
+def _spellings(names: tuple[object, ...]) -> dict[str, str]:
+    """The names of a row's fields by their lower case; rows of a file mostly have the same ones."""
+    return {str(name).casefold(): str(name) for name in reversed(names)}
+
+
+def _only(found: Mapping[str, Any], what: str) -> tuple[str, Any]:
+    (path, value), *others = found.items()
+    differing = [name for name, other in others if _key(other) != _key(value)]
+    if differing:
+        shown = ", ".join(f"{name}: {found[name]!r:.40}" for name in (path, *differing))
+        option = f"{what}_field"
+        raise _Refused(f"several fields may be the {what} ({shown}); name the right one with `{option}`")
+    return path, value
+
+
+def _key(value: Any) -> str:
+    """Equal for values that say the same: `42`, `"42"` and `["42"]`, and messages with the same text."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
+        return _key(value[0])
+    if isinstance(value, Mapping) and isinstance(value.get("content"), str):
+        return _key(value["content"])
+    if isinstance(value, str):
+        return " ".join(_after_hashes(value).split())
+    return json.dumps(value, default=str)
+
+
+def _not_found(record: Mapping[str, Any], what: str, paths: Sequence[str]) -> str:
     have = ", ".join(map(str, record)) or "none"
-    raise _Refused(f"no {what}: looked for {', '.join(paths)}; fields of the row: {have}")
+    return f"no {what}: looked for {', '.join(paths)}; fields of the row: {have}"
+
+
+def _is_missing(value: object) -> bool:
+    """Null, and what tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
 
 
 def _messages(record: Mapping[str, Any], fields: Fields) -> tuple[tuple[str, str], ...]:
-    value = _find(record, fields.question, QUESTION_FIELDS, "question")
+    # verl's rows and their like say which field is the prompt; beside it, the bare question often stands as well.
+    usual = (QUESTION_FIELDS, CONVERSATION_FIELDS)
+    if any(_as_mapping(record.get(name)) for name in ("reward_model", "reward_spec")):
+        usual = (("prompt",), *usual)
+    _, value = _find(record, fields.question, usual, "question")
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        stored = _parsed(value)
+        if isinstance(stored, list) and stored and all(isinstance(one, Mapping) for one in stored):
+            value = stored
+    if isinstance(value, Mapping):
+        value = [value]
     if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
+        value = [{"role": "user", "content": _with_context(record, value)}]
     if not isinstance(value, Sequence) or not value:
         raise _Refused(f"the question is neither text nor a list of messages but {value!r:.80}")
     messages = tuple(_message(one) for one in value)
     role, content = messages[-1]
     if role != "user":
-        raise _Refused(f"the last message is the {role}'s, not the user's")
+        raise _Refused(
+            f"the last message is the {role}'s, not the user's; cut it off, or name another `question_field`"
+        )
     if not content.strip():
         raise _Refused("the question is empty")
+    for _, text in messages:
+        _check_text(text, "question")
     return messages
 
 
+def _with_context(record: Mapping[str, Any], question: str) -> str:
+    """OlympiadBench keeps what several questions have in common in a field of its own, which goes before them."""
+    context = record.get("context")
+    if "final_answer" in record and isinstance(context, str) and context.strip():
+        return f"{context.strip()}\n{question}"
+    return question
+
+
+_SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
+"""ShareGPT's names of roles: `{"from": "human", "value": "..."}`."""
+
+
 def _message(value: object) -> tuple[str, str]:
-    if not isinstance(value, Mapping) or not isinstance(value.get("content"), str) or value.get("role") not in ROLES:
+    if isinstance(value, Mapping) and "from" in value and "role" not in value:
+        value = {"role": _SPEAKERS.get(str(value["from"]), ""), "content": value.get("value")}
+    if not isinstance(value, Mapping) or value.get("role") not in ROLES:
         raise _Refused(f"a message needs a role ({', '.join(ROLES)}) and a text content, got {value!r:.80}")
-    return value["role"], value["content"]
+    content = value.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str) and content:
+        content = "".join(map(_part, content))
+    if not isinstance(content, str):
+        raise _Refused(f"a message needs a role ({', '.join(ROLES)}) and a text content, got {value!r:.80}")
+    return str(value["role"]), content
+
+
+def _part(value: object) -> str:
+    """The text of one part of a message's content."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and value.get("type", "text") in ("text", "input_text"):
+        text = value.get("text")
+        if isinstance(text, str):
+            return text
+    kind = value.get("type") if isinstance(value, Mapping) else type(value).__name__
+    raise _Refused(f"a part of a message is no text but {kind!r}: {value!r:.80}; only text can be put to the policy")
+
+
+def _check_text(text: str, what: str) -> None:
+    """Refuses half of a UTF-16 pair standing alone, which JSON can write (`\\ud83d`) and no text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _Refused(f"the {what} holds a lone surrogate {text[error.start]!a}, which is no character") from error
 
 
 def _answer(record: Mapping[str, Any], fields: Fields) -> str:
     try:
-        value = _find(record, fields.answer, ANSWER_FIELDS, "answer")
+        path, value = _find_answer(record, fields)
     except _Refused:
         if fields.require_answer:
             raise
         return ""
-    # Code tasks keep lists or mappings of test cases here: their verifier reads them back as JSON.
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = _answer_text(path, value)
     if fields.answer_after is not None:
         if fields.answer_after not in text:
             raise _Refused(f"the answer has no {fields.answer_after!r}, which `answer_after` asks for")
         text = text.rsplit(fields.answer_after, 1)[1]
+    else:
+        text = _after_hashes(text)
     if fields.require_answer and not text.strip():
         raise _Refused("the answer is empty")
+    _check_text(text, "answer")
     return text.strip()
+
+
+def _find_answer(record: Mapping[str, Any], fields: Fields) -> tuple[str, Any]:
+    if fields.answer is not None:
+        return _find(record, fields.answer, (), "answer")
+    found = _present(record, ANSWER_FIELDS)
+    if found:
+        return _only(found, "answer")
+    for name in (_spelling(record, path) for path in ANSWER_FIELDS):
+        if name in record:  # the row says that it has no answer: its solution is not taken for one
+            raise _Refused(
+                f"the answer is empty: field {name!r} is {record[name]!r}; drop the row, or name another `answer_field`"
+            )
+    path, value = _find(record, None, (ANSWER_FIELDS, SOLUTION_FIELDS), "answer")
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if listed and any(len(str(item).split()) > _MOST_WORDS for item in value):
+        raise _Refused(f"field {path!r} is a list of worked solutions, not an answer; name one with `answer_field`")
+    return path, value
+
+
+_MOST_WORDS = 25
+"""An item of a list has fewer words than this where it is an answer."""
+
+
+def _answer_text(path: str, value: Any) -> str:
+    """An answer as text: scalars as JSON writes them, a list's as JSON text of its items."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence) and not value:
+        return ""
+    if isinstance(value, Sequence) and all(_is_scalar(item) for item in value):
+        items = [_scalar_text(item) for item in value]
+        # OlympiadBench's lists mostly hold one item. Alternatives are items in quotes, `[3, 4]` would be an interval.
+        if len(items) == 1 and path.casefold().endswith("final_answer"):
+            return items[0]
+        return json.dumps(items, ensure_ascii=False)
+    if _is_scalar(value):
+        return _scalar_text(value)
+    # Code tasks keep test cases here: their verifier reads them back as JSON.
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError as error:
+        raise _Refused(f"the answer holds NaN or infinity: {value!r:.80}") from error
+
+
+def _is_scalar(value: object) -> bool:
+    return value is None or isinstance(value, str | bool | int | float | Decimal)
+
+
+def _scalar_text(value: object) -> str:
+    if value is None or (isinstance(value, float | Decimal) and not math.isfinite(value)):
+        raise _Refused(f"the answer is {value}, which is no answer")
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, Decimal) else json.dumps(value)
+
+
+_HASHES = re.compile(r"(?:^|\n)[ \t]*####[ \t]*(?P<answer>[^\n]+?)\s*\Z")
+
+
+def _after_hashes(text: str) -> str:
+    """What the last line says after GSM8K's mark, or the whole text."""
+    match = _HASHES.search(text)
+    return match["answer"] if match else text
 
 
 def _row_id(record: Mapping[str, Any], fields: Fields) -> str | None:
@@ -151,14 +360,50 @@ def _row_id(record: Mapping[str, Any], fields: Fields) -> str | None:
     value = _look_up(record, fields.row_id)
     if value is None or not str(value).strip():
         raise _Refused(f"no id in field {fields.row_id!r}")
+    _check_text(str(value), "id")
+    return str(value)
+
+
+def _source(record: Mapping[str, Any], fields: Fields) -> str:
+    value = record.get("data_source")
+    if _is_missing(value) or not value:
+        return fields.source
+    _check_text(str(value), "data_source")
     return str(value)
 
 
 def _metadata(record: Mapping[str, Any]) -> dict[str, object]:
-    """`metadata` and verl's `extra_info`, as JSON values (numbers of numpy, dates and the like become text)."""
+    """`metadata` and verl's `extra_info`, as JSON values, and OlympiadBench's `error` as the number `tolerance`."""
     merged: dict[str, object] = {}
     for name in ("metadata", "extra_info"):
-        value = record.get(name)
-        if isinstance(value, Mapping):
-            merged.update(json.loads(json.dumps(value, default=str)))
+        value = _as_mapping(record.get(name))
+        if value is not None:
+            merged.update(json.loads(json.dumps(_plain(value), default=str)))
+    tolerance = _tolerance(record.get("error")) if "final_answer" in record else None
+    if tolerance is not None:
+        merged.setdefault("tolerance", tolerance)
     return merged
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON and files can hold: NaN and infinity are null, lone surrogates are question marks."""
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
+def _tolerance(value: object) -> float | None:
+    """The absolute error that the row allows; the smallest where it gives one for each part of the answer."""
+    parts = value.split(",") if isinstance(value, str) else [value]
+    found = []
+    for part in parts:
+        try:
+            found.append(float(part))  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError):
+            return None
+    smallest = min(found)
+    return smallest if math.isfinite(smallest) and smallest > 0 else None

@@ -4,12 +4,12 @@ A builder takes the options of its `Spec` and returns a `Source`; options are ch
 with a parameter `seed` gets the run's where the user gives none.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from v05ray.data.files import check_no_pointer, json_records, parquet_records, record_name
+from v05ray.data.hub import numbered_records
 from v05ray.data.rows import BadRow, Fields, Row, read_record
 from v05ray.registry import ConfigError, Registry
 
@@ -38,38 +38,34 @@ def jsonl(
     require_answer: bool = True,
     source: str | None = None,
 ) -> Source:
-    """One JSON object a line, in one file or several; see `rows` for the shapes that need no options."""
+    """One JSON object a line, or a JSON array of them, also packed (gz, zst, bz2, xz), in one file or several.
+
+    See `rows` for the shapes that need no options.
+    """
     fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, source or "")
-    return _of_files("jsonl", path, _jsonl_rows, fields)
+    return _of_files("jsonl", path, json_records, fields)
 
 
 def _of_files(
     kind: str,
     path: str | Sequence[str],
-    read: Callable[[Path, Fields], Iterator[Row | BadRow]],
+    read: Callable[[Path], Iterator[tuple[str, object]]],
     fields: Fields,
 ) -> Source:
     """The rows of one file after the other; where the fields name no source, it is the file's name."""
     paths = _files(path)
-    rows = (row for file in paths for row in read(file, replace(fields, source=fields.source or file.stem)))
+    for file in paths:
+        check_no_pointer(file)
+    rows = (
+        _row(record, replace(fields, source=fields.source or record_name(file)), where)
+        for file in paths
+        for where, record in read(file)
+    )
     return Source(rows, _label(kind, paths))
 
 
-def _jsonl_rows(file: Path, fields: Fields) -> Iterator[Row | BadRow]:
-    # Bytes, not text: a line that is not UTF-8 is one bad row, not the end of the file.
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            where = f"{file}:{number}"
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode())
-            except UnicodeDecodeError as error:
-                yield BadRow(where, f"not UTF-8: {error}")
-            except json.JSONDecodeError as error:
-                yield BadRow(where, f"not JSON: {error}")
-            else:
-                yield read_record(record, fields, where)
+def _row(record: object, fields: Fields, where: str) -> Row | BadRow:
+    return record if isinstance(record, BadRow) else read_record(record, fields, where)
 
 
 @sources.register("parquet")
@@ -84,23 +80,7 @@ def parquet(
 ) -> Source:
     """verl's format (`prompt`, `reward_model.ground_truth`, `data_source`, `extra_info`), or plain columns."""
     fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, source or "")
-    return _of_files("parquet", path, _parquet_rows, fields)
-
-
-def _parquet_rows(file: Path, fields: Fields) -> Iterator[Row | BadRow]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        raise ConfigError(f"{file} is not a Parquet file: {error}") from error
-    number = 0
-    with table:
-        for batch in table.iter_batches(batch_size=1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield read_record(record, fields, f"{file}:{number}")
+    return _of_files("parquet", path, parquet_records, fields)
 
 
 @sources.register("huggingface")
@@ -115,38 +95,17 @@ def huggingface(
     require_answer: bool = True,
     source: str | None = None,
 ) -> Source:
-    """A data set of Hugging Face's `datasets`: a folder of `save_to_disk`, a folder of files, or a name on the hub."""
-    name = source or Path(path).name
+    """A data set of Hugging Face's `datasets`: a folder of `save_to_disk`, a folder of files, or a name on the hub.
+
+    `split` may be a slice or a sum, as `datasets` writes them: `train[:100]`, `train[10%:]+test`. A file is read like
+    those of `jsonl` and `parquet`; its rows are the split `train`.
+    """
+    local = Path(path).expanduser()
+    name = source or (record_name(local) if local.is_file() else local.name)
     fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, name)
-    dataset = _load_huggingface(path, split, subset)
-    rows = (read_record(record, fields, f"{path}[{split}]:{i}") for i, record in enumerate(dataset, start=1))
-    return Source(rows, f"huggingface {path}[{split}]")
-
-
-def _load_huggingface(path: str, split: str, subset: str | None) -> Iterable[Any]:
-    import datasets
-
-    path = str(Path(path).expanduser()) if path.startswith("~") else path
-    saved = Path(path)
-    try:
-        if (saved / "dataset_dict.json").exists() or (saved / "state.json").exists():
-            loaded = datasets.load_from_disk(path)
-            if isinstance(loaded, datasets.DatasetDict):
-                if split not in loaded:
-                    raise ConfigError(f"{path} has no split {split!r}; it has {', '.join(map(str, loaded))}")
-                return loaded[split]
-            return loaded
-        return datasets.load_dataset(path, subset, split=split)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise ConfigError(
-            f"cannot load data set {path!r}: {error}; give a local folder that exists, or a name on a hub within reach"
-        ) from error
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        raise ConfigError(
-            f"data set {path!r} is a script, which is not run ({error}); save its rows as Parquet or JSON lines"
-        ) from error
+    label = f"{path}[{split}]"
+    rows = (_row(record, fields, where) for where, record in numbered_records(local, path, split, subset))
+    return Source(rows, f"huggingface {label}")
 
 
 def _files(path: str | Sequence[str]) -> tuple[Path, ...]:

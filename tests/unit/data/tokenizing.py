@@ -22,5 +22,20 @@ class CharTokenizer:
         return {"input_ids": [start + [ord(c) for c in text] for text in texts]}
 
 
+def real_tokenizer(chat_template: str | None) -> Any:
+    """One of `transformers`, of one token a character, with `<s>` and `<|im_start|>` as control tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {chr(c): c for c in range(128)} | {"<s>": 128, "<|im_start|>": 129}
+    bare = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    bare.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "!"]})
+    tokenizer.add_tokens(["<think>"])
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
 def decode(token_ids: Sequence[int]) -> str:
     return "".join(chr(t) for t in token_ids)

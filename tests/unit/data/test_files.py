@@ -1,0 +1,231 @@
+"""Files as people have them: packed, with a byte order mark, as one array, damaged, or not there at all."""
+
+import bz2
+import gzip
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from v05ray.data.rows import BadRow, Row
+from v05ray.data.sources import sources
+from v05ray.registry import ConfigError
+
+ROWS = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+def rows_of(file: Path, name: str = "jsonl", **options) -> list[Row | BadRow]:
+    return list(sources.build(name, {"path": str(file), **options}).rows)
+
+
+def questions(rows) -> list[str]:
+    assert all(isinstance(row, Row) for row in rows), rows
+    return [row.question for row in rows]
+
+
+def saved(tmp_path: Path, name: str, content: bytes) -> Path:
+    file = tmp_path / name
+    file.write_bytes(content)
+    return file
+
+
+CONTENTS = {
+    "lines.jsonl": LINES,
+    "mark.jsonl": b"\xef\xbb\xbf" + LINES,
+    "windows.jsonl": LINES.replace(b"\n", b"\r\n"),
+    "empty_lines.jsonl": b"\n\n" + LINES.replace(b"\n", b"\n\n"),
+    "array.json": json.dumps(ROWS).encode(),
+    "mark_array.json": b"\xef\xbb\xbf" + json.dumps(ROWS).encode(),
+    "pretty.json": json.dumps(ROWS, indent=2).encode(),
+    "array.jsonl": b" \n" + json.dumps(ROWS, indent=1).encode() + b"\n\n",
+    "wrapped.json": json.dumps({"data": ROWS}, indent=2).encode(),
+    "lines.jsonl.gz": gzip.compress(LINES),
+    "array.json.gz": gzip.compress(json.dumps(ROWS, indent=2).encode()),
+    "lines.jsonl.zst": zstd(LINES),
+    "lines.jsonl.bz2": bz2.compress(LINES),
+    "lines.jsonl.xz": lzma.compress(LINES),
+    "packed_without_saying.jsonl": gzip.compress(LINES),
+}
+
+
+@pytest.mark.parametrize("source", ["jsonl", "huggingface"])
+@pytest.mark.parametrize("name", CONTENTS)
+def test_json_is_read_in_every_form_and_rows_are_counted_from_one(tmp_path, name, source):
+    rows = rows_of(saved(tmp_path, name, CONTENTS[name]), source)
+    assert questions(rows) == ["1+1?", "2+2?"]
+    assert [row.source for row in rows if isinstance(row, Row)] == [name.partition(".")[0]] * 2
+    if "empty" not in name:
+        assert [row.where.rpartition(":")[2] for row in rows] == ["1", "2"]
+
+
+def test_a_table_alone_is_refused_with_the_fix(tmp_path):
+    with pytest.raises(ConfigError, match=r"x\.csv cannot be read alone; give `path` the folder that holds it"):
+        rows_of(saved(tmp_path, "x.csv", b"question,answer\n1+1?,2\n"), "huggingface")
+
+
+def test_one_object_over_several_lines_is_one_row(tmp_path):
+    assert questions(rows_of(saved(tmp_path, "one.json", json.dumps(ROWS[0], indent=2).encode()))) == ["1+1?"]
+
+
+@pytest.mark.parametrize("name", ["array.json", "pretty.json"])
+def test_elements_of_an_array_that_are_no_rows_are_bad_rows(tmp_path, name):
+    content = json.dumps([ROWS[0], 7, ROWS[1]], indent=2 if name == "pretty.json" else None)
+    good, bad, other = rows_of(saved(tmp_path, name, content.encode()))
+    assert isinstance(bad, BadRow)
+    assert bad.where.endswith(f"{name}:2")
+    assert questions([good, other]) == ["1+1?", "2+2?"]
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' * 100_000, "9" * 5_000, '{"question": '])
+def test_a_line_that_cannot_be_parsed_is_one_bad_row(tmp_path, line):
+    good, bad = rows_of(saved(tmp_path, "x.jsonl", LINES.splitlines()[0] + b"\n" + line.encode()))
+    assert questions([good]) == ["1+1?"]
+    assert isinstance(bad, BadRow)
+    assert bad.where.endswith("x.jsonl:2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("cut.json", json.dumps(ROWS, indent=2).encode()[:-20], "begins a JSON array that does not parse"),
+        ("cut.jsonl.gz", gzip.compress(LINES)[:-12], "cannot be read: .*damaged or cut off"),
+        ("bad.jsonl.gz", gzip.compress(LINES)[:20] + b"\0\1\2" + gzip.compress(LINES)[23:], "cannot be read"),
+        ("cut.jsonl.zst", zstd(LINES)[:-9], "cannot be read"),
+        ("cut.jsonl.xz", lzma.compress(LINES)[:-12], "cannot be read"),
+        ("not.jsonl.gz", b"<html>", "not packed as its ending .gz says"),
+        ("utf16.jsonl", LINES.decode().encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+        ("pointer.jsonl", POINTER, "Git LFS pointer.*git lfs pull"),
+        ("pointer.jsonl.gz", POINTER, "Git LFS pointer"),
+        ("table.jsonl", b"PAR1....", "is a Parquet file; read it with `name: parquet`"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_with_the_fix(tmp_path, name, content, said):
+    with pytest.raises(ConfigError, match=rf"{name}.*{said}"):
+        rows_of(saved(tmp_path, name, content))
+
+
+def test_pointers_are_named_for_every_source_before_rows_are_read(tmp_path):
+    file = saved(tmp_path, "x.parquet", POINTER)
+    for name, path in (("parquet", file), ("huggingface", file), ("huggingface", tmp_path)):
+        with pytest.raises(ConfigError, match=r"x\.parquet is a Git LFS pointer"):
+            sources.build(name, {"path": str(path)})
+
+
+def test_damaged_parquet_pages_are_refused_with_the_file(tmp_path):
+    file = tmp_path / "x.parquet"
+    rows = [{"question": f"{i}+1? {i * 7919}", "answer": str(i)} for i in range(3_000)]
+    pq.write_table(pa.Table.from_pylist(rows), file, compression="snappy", row_group_size=1_500)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 8 : len(content) // 3] = b"\xff" * (len(content) // 3 - len(content) // 8)
+    file.write_bytes(content)
+    for name in ("parquet", "huggingface"):
+        with pytest.raises(ConfigError, match=r"x\.parquet: damaged after row \d+: .*fetch the file once more"):
+            rows_of(file, name)
+
+
+def saved_dataset(tmp_path: Path, **splits: int | None) -> Path:
+    import datasets
+
+    def made(name: str, size: int, split: str | None = None):
+        records = [{"question": f"{name}{i}", "answer": "1"} for i in range(size)]
+        return datasets.Dataset.from_list(records, split=datasets.NamedSplit(split) if split else None)
+
+    folder = tmp_path / "saved"
+    parts: dict[Any, Any] = {name: made(name, size or 0) for name, size in splits.items()}
+    if set(parts) == {"alone"}:
+        parts["alone"].save_to_disk(str(folder))
+    elif set(parts) == {"only_test"}:
+        made("only_test", splits["only_test"] or 0, "test").save_to_disk(str(folder))
+    else:
+        datasets.DatasetDict(parts).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("split", "wanted"),
+    [
+        ("train", ["train0", "train1", "train2", "train3"]),
+        ("test", ["test0", "test1"]),
+        ("train[:3]", ["train0", "train1", "train2"]),
+        ("train[-1:]", ["train3"]),
+        ("train[50%:]", ["train2", "train3"]),
+        ("test[:1]+train[:1]", ["test0", "train0"]),
+    ],
+)
+def test_saved_splits_and_their_slices_are_obeyed(tmp_path, split, wanted):
+    assert questions(rows_of(saved_dataset(tmp_path, train=4, test=2), "huggingface", split=split)) == wanted
+
+
+def test_a_saved_data_set_without_splits_is_train_and_nothing_else(tmp_path):
+    folder = saved_dataset(tmp_path, alone=4)
+    assert len(rows_of(folder, "huggingface")) == 4
+    assert questions(rows_of(folder, "huggingface", split="train[:3]")) == ["alone0", "alone1", "alone2"]
+    with pytest.raises(ConfigError, match="saved has no split 'test'; it has train"):
+        rows_of(folder, "huggingface", split="test")
+    with pytest.raises(ConfigError, match="has no subsets; leave `subset` out"):
+        rows_of(folder, "huggingface", subset="main")
+
+
+def test_a_saved_data_set_of_one_named_split_is_that_split(tmp_path):
+    folder = saved_dataset(tmp_path, only_test=2)
+    assert len(rows_of(folder, "huggingface", split="test")) == 2
+    with pytest.raises(ConfigError, match="has no split 'train'; it has test"):
+        rows_of(folder, "huggingface")
+
+
+def test_slices_of_one_file_are_obeyed(tmp_path):
+    file = saved(tmp_path, "x.json", json.dumps(ROWS).encode())
+    assert questions(rows_of(file, "huggingface", split="train[1:]")) == ["2+2?"]
+    with pytest.raises(ConfigError, match="has no split 'test'; it has train"):
+        rows_of(file, "huggingface", split="test")
+
+
+@pytest.mark.parametrize("split", ["train[", "train[a:b]", ""])
+def test_a_split_that_cannot_be_read_is_refused(tmp_path, split):
+    with pytest.raises(ConfigError, match="split"):
+        rows_of(saved_dataset(tmp_path, train=2, test=1), "huggingface", split=split)
+
+
+def test_what_json_can_write_and_no_text_can_hold_is_refused_by_the_data_set_library_too(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "folder").mkdir()
+    saved(tmp_path, "folder/train.jsonl", json.dumps({"question": "x \ud83d", "answer": "2"}).encode())
+    with pytest.raises(ConfigError, match=r"cannot load data set .*surrogate pair.*`name: jsonl`"):
+        rows_of(tmp_path / "folder", "huggingface")
+
+
+@pytest.mark.parametrize("question", ["1+1? \\ud83d", "1+1?"])
+def test_half_a_surrogate_pair_in_a_line_is_a_bad_row_and_a_whole_one_is_text(tmp_path, question):
+    answer = "2" if question != "1+1?" else "\\ud83d"
+    line = f'{{"question": "{question}", "answer": "{answer}"}}\n{{"question": "\\ud83d\\ude00?", "answer": "2"}}\n'
+    bad, good = rows_of(saved(tmp_path, "x.jsonl", line.encode()))
+    assert isinstance(bad, BadRow)
+    assert "lone surrogate" in bad.reason
+    assert questions([good]) == ["\U0001f600?"]
+
+
+@pytest.mark.parametrize("content", [b"{broken\n", b'{"question": "a"}\n[1]\n', b"\x00\x01\x02"])
+def test_what_the_data_set_library_cannot_read_is_refused_in_a_line(tmp_path, monkeypatch, content):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "folder").mkdir()
+    saved(tmp_path, "folder/train.parquet", content)
+    with pytest.raises(ConfigError, match="cannot load data set") as raised:
+        rows_of(tmp_path / "folder", "huggingface")
+    assert "\n" not in str(raised.value)
