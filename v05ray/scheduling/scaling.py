@@ -24,6 +24,8 @@ UP_RATIO = 1.2
 DOWN_RATIO = 0.8
 """Fewer are wanted when need < DOWN_RATIO x (wanted - 1). After a shrink, only a need of UP_RATIO / DOWN_RATIO = 1.5
 times all that was seen for `hold_s` makes it grow again."""
+ROUNDING = 1e-9
+"""Needs are sums of measured times: one that lies on a boundary must not cross it by its last digits, and back."""
 
 
 class Elastic(Protocol):
@@ -241,14 +243,14 @@ class ScalingPolicy:
         if since_change_s < config.cooldown_s:
             return
         _, newest = needs[-1]
-        if newest > UP_RATIO * self._wanted:
-            self._change(math.ceil(newest))
+        if newest > UP_RATIO * self._wanted + ROUNDING:
+            self._change(math.ceil(newest - ROUNDING))
             return
         if since_change_s < config.hold_s:
             return
         most = max(need for _, need in needs)
-        if most < DOWN_RATIO * (self._wanted - 1):
-            self._change(math.ceil(most / DOWN_RATIO))
+        if most < DOWN_RATIO * (self._wanted - 1) - ROUNDING:
+            self._change(math.ceil(most / DOWN_RATIO - ROUNDING))
 
     def _change(self, wanted: int) -> None:
         low, high = self.bounds
