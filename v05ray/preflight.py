@@ -57,6 +57,7 @@ def prepare(config: Config) -> Prepared:
         config.data,
         tokenizer,
         max_prompt_tokens=config.model.max_length - config.sampling.max_tokens,
+        max_eval_prompt_tokens=config.model.max_length - config.evaluation.draws_with(config.sampling).max_tokens,
         seed=config.run.seed,
         num_eval=config.evaluation.num_prompts,
         reference_check=reference_check(rewards.verifier),
