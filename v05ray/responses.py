@@ -88,6 +88,8 @@ class EvaluationFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make the output folder {path}: {error.strerror or error}") from error
+        if not os.access(path, os.W_OK):
+            raise ConfigError(f"cannot write to the output folder {path}; give another --out")
 
     @property
     def responses(self) -> Path:
