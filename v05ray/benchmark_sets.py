@@ -104,7 +104,6 @@ def chosen(names: Sequence[str], local_data: Sequence[str]) -> dict[str, SourceS
 def local(name: str, path: Path) -> SourceSpec:
     """The source that reads a set from a file, or from a folder as `datasets` saves it or full of files."""
     benchmark = BENCHMARKS.get(name)
-    verifier = benchmark.verifier if benchmark else "math"
     if not path.exists():
         raise ConfigError(f"--data {name}: {str(path)!r} does not exist (looked from {Path.cwd()})")
     if path.is_dir():
@@ -116,21 +115,23 @@ def local(name: str, path: Path) -> SourceSpec:
             raise ConfigError(f"--data {name}: {str(path)!r} holds no data set and no {', '.join(_KINDS)} file")
         else:
             split = benchmark.split if benchmark else "test"
-            return _spec(name, verifier, {"name": "huggingface", "path": str(path), "split": split})
+            return _with_answer(name, benchmark, {"name": "huggingface", "path": str(path), "split": split})
     kind = _KINDS.get(path.suffix)
     if kind is None:
         raise ConfigError(f"--data {name}: {str(path)!r} is none of {', '.join(_KINDS)}; convert it to one of them")
-    options: dict[str, Any] = {"name": kind, "path": str(path)}
-    answer = benchmark.answer if benchmark else "answer"
-    if answer != "answer" and _first_has(kind, str(path), answer):
-        options["answer_field"] = answer
-    return _spec(name, verifier, options)
+    return _with_answer(name, benchmark, {"name": kind, "path": str(path)})
 
 
-def _first_has(kind: str, path: str, answer: str) -> bool:
-    """Whether the file's first row has its answer in the field of this name."""
-    rows = sources.build(kind, {"path": path, "answer_field": answer}).rows
-    return isinstance(next(iter(rows), None), Row)
+def _with_answer(name: str, benchmark: Benchmark | None, options: dict[str, Any]) -> SourceSpec:
+    """The source, with the benchmark's own field of the answer where the first row has that."""
+    if benchmark is None:
+        return _spec(name, "math", options)
+    own = {**options, "answer_field": benchmark.answer}
+    if benchmark.answer != "answer":
+        rows = sources.build(own["name"], {key: value for key, value in own.items() if key != "name"}).rows
+        if isinstance(next(iter(rows), None), Row):
+            options = own
+    return _spec(name, benchmark.verifier, options)
 
 
 def _spec(name: str, verifier: str, options: Mapping[str, Any]) -> SourceSpec:

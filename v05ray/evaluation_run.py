@@ -17,6 +17,7 @@ from v05ray.data.loading import load_prompts
 from v05ray.evaluate import Draw, EvalReport, EvalRow, Kind, evaluate, summarise
 from v05ray.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.launch import cluster, run_to_end
+from v05ray.layout import inference_roles
 from v05ray.machine.settle import settle
 from v05ray.model_checks import check_model_folder
 from v05ray.model_folder import check_token_ids, read_settings, vocabulary_size, weight_files
@@ -76,6 +77,8 @@ def evaluate_only(config: Config, *, benchmarks: bool = False, out: Path | None 
     prompts = prepare_sets(config) if benchmarks else prepare(config).eval
     if not prompts:
         raise ConfigError("data.eval names no held-out prompts; give it a source, or give --benchmarks")
+    if config.cluster.address is None:
+        check_resources(config, [local_node(config)], inference_roles)
     print_of = fingerprint(config, prompts)
     folder = output_folder(config, print_of, out)
     with held(RunFolder(folder.path)):
@@ -89,8 +92,6 @@ def _evaluate_into(folder: EvaluationFolder, config: Config, prompts: Sequence[P
     if missing := [draw for draw in wanted if draw not in known]:
         if known:
             log.warning("%s: %d of %d draws are there already", folder.path, len(known), len(wanted))
-        if config.cluster.address is None:
-            check_resources(config, [local_node(config)])
         try:
             with StopSignals() as signals, cluster(config, folder.path / "logs", signals):
                 work = _on_actors(folder, config, prompts, known, len(missing), signals)
@@ -170,7 +171,7 @@ def load_sets(config: Config, tokenizer: Any) -> list[Prompt]:
         benchmark = BENCHMARKS.get(spec.label or "")
         if benchmark is not None and len(found) != benchmark.num_rows:
             log.warning(
-                "benchmark %s has %d prompts here and %d as published: its figures cannot be compared with others'",
+                "benchmark %s: %d prompts here, %d as published, so its figures are not those of the whole set",
                 *(benchmark.name, len(found), benchmark.num_rows),
             )
         prompts += found

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,9 +142,11 @@ def local_node(config: Config) -> layout.Node:
     return layout.Node("this machine", resources | {"object_store_memory": private_mib(config) * float(MIB)})
 
 
-def check_resources(config: Config, nodes: list[layout.Node]) -> None:
+def check_resources(
+    config: Config, nodes: list[layout.Node], roles: Callable[[Config], Sequence[layout.Role]] = layout.roles
+) -> None:
     """Raises `ConfigError` where the roles do not fit on the nodes, or the object store not into memory."""
-    reason = layout.shortfall(layout.roles(config), nodes)
+    reason = layout.shortfall(roles(config), nodes)
     if reason:
         raise ConfigError(reason)
     if config.cluster.address is None:

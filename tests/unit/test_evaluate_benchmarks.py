@@ -14,7 +14,7 @@ from v05ray.cli import main
 from v05ray.config import Config
 from v05ray.console import evaluation_table
 from v05ray.eval_cli import add_parser, config_of
-from v05ray.evaluate import EvalReport, EvalRow, summarise
+from v05ray.evaluate import EvalReport, EvalRow, Kind, summarise
 from v05ray.evaluation_run import fingerprint, load_sets, output_folder
 from v05ray.registry import ConfigError
 
@@ -82,7 +82,7 @@ def test_all_six_load_from_files_at_once_each_in_its_own_fields(model, files, ca
         for row in ROWS[name]
     ]
     assert all(r"final answer within \boxed{}.<assistant>" in decode(p.token_ids) for p in prompts)
-    assert "benchmark aime24 has 2 prompts here and 30 as published" in caplog.text
+    assert "benchmark aime24: 2 prompts here, 30 as published" in caplog.text
 
 
 def test_without_a_file_the_hub_is_asked_for_the_published_rows():
@@ -96,6 +96,17 @@ def test_without_a_file_the_hub_is_asked_for_the_published_rows():
 def test_a_file_of_ones_own_is_a_set_too(model, files):
     config = asked(str(model), "--data", f"mine={files['aime24']}")
     assert [prompt.source for prompt in load_sets(config, CharTokenizer())] == ["mine", "mine"]
+
+
+def test_a_saved_data_set_is_read_by_its_split_and_in_its_own_fields(model, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "saved"
+    held_out = datasets.Dataset.from_list(ROWS["olympiadbench"])
+    datasets.DatasetDict({"test": held_out}).save_to_disk(str(folder))
+    config = asked(str(model), "--data", f"olympiadbench={folder}")
+    assert config.data.eval is not None
+    assert config.data.eval[0].options["answer_field"] == "final_answer"
+    assert [prompt.answer for prompt in load_sets(config, CharTokenizer())] == ['["2"]']
 
 
 def test_a_question_that_two_sets_share_counts_in_both(model, files):
@@ -175,7 +186,7 @@ def test_without_out_an_unfinished_evaluation_is_continued_and_a_finished_one_ke
 
 
 def test_the_table_gives_each_set_and_all_prompts_with_intervals():
-    def row(source: str, prompt: str, index: int, right: bool, kind="sampled") -> EvalRow:
+    def row(source: str, prompt: str, index: int, right: bool, kind: Kind = "sampled") -> EvalRow:
         verdict = "correct" if right else "wrong"
         return EvalRow(0, prompt, source, kind, index, "5", str(right), 1.0, verdict, 3, "stop", 0)
 
