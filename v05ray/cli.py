@@ -50,6 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"v05ray {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
+    from v05ray.eval_cli import add_parser as add_eval_parser
+
     train = commands.add_parser(
         "train",
         help="train a policy as a job file says",
@@ -67,9 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    evaluate = commands.add_parser("eval", help="evaluate a model on a job file's held-out prompts")
-    _add_config(evaluate)
-    evaluate.set_defaults(run=_eval)
+    add_eval_parser(commands)
 
     doctor = commands.add_parser("doctor", help="say what a job asks for, what is there, and what is missing")
     _add_config(doctor, required=False)
@@ -110,17 +110,6 @@ def _train(parsed: argparse.Namespace) -> int:
         signals.ending()
         print_outcome(config, outcome)
         return outcome.exit_code
-
-
-def _eval(parsed: argparse.Namespace) -> int:
-    from v05ray.config_files import load_config
-    from v05ray.console import print_evaluation
-
-    config = load_config(parsed.config, parsed.overrides)
-    from v05ray.launch import evaluate_only
-
-    print_evaluation(config, evaluate_only(config))
-    return 0
 
 
 def _doctor(parsed: argparse.Namespace) -> int:

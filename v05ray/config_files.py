@@ -69,15 +69,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     written = {} if written is None else written
     if not isinstance(written, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, got {type(written).__name__}")
+    return make_config(written, overrides, where=str(path))
+
+
+def make_config(written: Mapping[str, Any], overrides: Sequence[str] = (), *, where: str = "config") -> Config:
+    """Merges a nested mapping over its recipe's choices, validates it, and checks it across sections.
+
+    `overrides` are `dotted.key=value` strings that replace what `written` says.
+    """
     command: dict[str, Any] = {}
     for override in overrides:
         _apply_override(command, override)
-    return _make(written, command, where=str(path))
-
-
-def make_config(written: Mapping[str, Any], *, where: str = "config") -> Config:
-    """Merges a nested mapping over its recipe's choices, validates it, and checks it across sections."""
-    return _make(written, {}, where=where)
+    return _make(written, command, where=where)
 
 
 def _make(file: Mapping[str, Any], command: Mapping[str, Any], *, where: str) -> Config:
@@ -298,6 +301,11 @@ def _check_across(config: Config) -> None:
     if config.sampling.max_tokens >= config.model.max_length:
         raise ConfigError(
             f"sampling.max_tokens {config.sampling.max_tokens} leaves no room for a prompt within model.max_length "
+            f"{config.model.max_length}; lower the one or raise the other"
+        )
+    if config.evaluation.max_tokens is not None and config.evaluation.max_tokens >= config.model.max_length:
+        raise ConfigError(
+            f"evaluation.max_tokens {config.evaluation.max_tokens} leaves no room for a prompt within model.max_length "
             f"{config.model.max_length}; lower the one or raise the other"
         )
 

@@ -1,6 +1,7 @@
 """What the commands print before and after the work."""
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from v05ray.doctor import asked_table
 from v05ray.exit_codes import ExitCode
 from v05ray.figures.run import source_rows, write_figures
 from v05ray.ledger import LedgerError
+from v05ray.metrics import name_part
 from v05ray.preflight import local_node
 from v05ray.progress import Summary, summary_table, write_curve
 from v05ray.tracking.uri import default_uri, how_to_look
@@ -72,3 +74,30 @@ def print_evaluation(config: Config, report: "EvalReport") -> None:
     print(f"{config.model.path} on {len({row.prompt_id for row in report.rows})} held-out prompts")
     for name, value in sorted(report.metrics.items()):
         print(f"  {name:<40} {value:.4f}")
+    print(f"\n{evaluation_table(report)}")
+
+
+def evaluation_table(report: "EvalReport") -> str:
+    """A line per set and one over all prompts: accuracies in percent, with 95 % intervals over prompts."""
+    sources = list(dict.fromkeys(row.source for row in report.rows))
+    measures = [
+        name.removeprefix("val/all/")
+        for name in report.metrics
+        if name.startswith(("val/all/greedy", "val/all/mean_at_", "val/all/pass_at_", "val/all/maj_at_"))
+        and not name.endswith(("_stderr", "_reward"))
+    ]
+    most = max((int(name.rpartition("_")[2]) for name in measures if name.startswith("mean_at_")), default=0)
+    measures = [name for name in measures if not name.startswith("pass_at_") or name == f"pass_at_{most}"]
+    rows = [["set", "prompts", *(name.replace("_at_", "@") for name in measures)]]
+    for source in (*sources, "all") if len(sources) > 1 else sources:
+        prefix = f"val/{name_part(source)}/"
+        cells = [_with_interval(report.metrics, prefix + name) for name in measures]
+        rows.append([source, f"{report.metrics[prefix + 'num_prompts']:.0f}", *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _with_interval(metrics: Mapping[str, float], name: str) -> str:
+    value, error = metrics[name], metrics.get(f"{name}_stderr")
+    return f"{100 * value:.1f}" + ("" if error is None else f" ± {100 * 1.96 * error:.1f}")

@@ -8,6 +8,7 @@ evaluation and checkpoint when due
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
 from v05ray.disk import Disk
-from v05ray.evaluate import evaluate
+from v05ray.evaluate import EvalReport, evaluate
 from v05ray.ledger import LedgerWriter
 from v05ray.machine.estimate import estimate
 from v05ray.metrics import Stopwatch
 from v05ray.outstanding import WatchedRewards
 from v05ray.ports import Roles
 from v05ray.progress import Progress
+from v05ray.responses import write_responses
 from v05ray.run_state import RunState
 from v05ray.samples import write_samples
 from v05ray.step import Stepper
@@ -193,23 +195,32 @@ class Trainer:
             num_draws = len(self._eval_prompts) * (2 if self._config.evaluation.samples_per_prompt else 1)
             self._progress.evaluation_started(self.state.step, len(self._eval_prompts), num_draws)
             roles = {"the scheduler": self._roles.scheduler, "verifying": self._rewards}
+            sampling = self._config.evaluation.draws_with(self._config.sampling)
             async with self._watchdog.stage("evaluation", self.state.step, roles):
                 report = await evaluate(
                     self._eval_prompts,
                     self._evaluation_draw,
                     self._rewards,
                     samples_per_prompt=self._config.evaluation.samples_per_prompt,
-                    sampling=self._sampling,
+                    sampling=sampling,
                     seed=self._config.run.seed,
                     step=self.state.step,
                 )
+            await self._keep_responses(report)
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
         sampled = report.metrics.get(f"val/all/mean_at_{self._config.evaluation.samples_per_prompt}")
-        if self.state.step == 0 and sampled is not None:
+        # Drawn otherwise than training rollouts, it does not tell how often those are right.
+        as_in_training = replace(sampling, max_tokens=self._sampling.max_tokens) == self._sampling
+        if self.state.step == 0 and sampled is not None and as_in_training:
             self._steps.first_rate = 2 * sampled - 1
         self.state.curve.append({"step": float(self.state.step), **report.metrics})
         self._roles.tracker.log_metrics({**report.metrics, **clock.metrics()}, self.state.step)
         self._progress.evaluation_done(self.state.step, report.metrics)
+
+    async def _keep_responses(self, report: EvalReport) -> None:
+        path = self._samples.parent / "evaluations" / f"step-{self.state.step:06d}.parquet"
+        async with self._watchdog.stage("responses", self.state.step, writes=path.parent.parent):
+            await self._disk.do(path, write_responses, path, self._eval_prompts, report.rows)
 
     async def _evaluation_draw(self, request: DrawRequest) -> list[Rollout]:
         rollouts = await self._roles.scheduler.draw(request)

@@ -31,6 +31,8 @@ DrawFunction = Callable[[DrawRequest], Awaitable[list[Rollout]]]
 """All rollouts of a request, in the order of its sample indices; `Scheduler.draw` and `Generator.draw` are such."""
 
 Kind = Literal["greedy", "sampled"]
+Draw = tuple[str, Kind]
+"""One request of an evaluation: prompt id, and which of its two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,12 @@ class EvalRow:
     num_tokens: int
     finish_reason: FinishReason
     policy_version: int
+    verifier: str = ""
+    """Name of the verifier that judged."""
+    extracted: str | None = None
+    """The answer as the verifier read it; None where it found none, or does not say."""
+    message: str = ""
+    """Why there is no verdict; empty where there is one."""
 
     @property
     def correct(self) -> bool:
@@ -75,11 +83,15 @@ async def evaluate(
     sampling: Sampling,
     seed: int,
     step: int,
+    known: Mapping[Draw, Sequence[EvalRow]] | None = None,
+    keep: Callable[[Sequence[EvalRow]], object] = lambda rows: None,
 ) -> EvalReport:
     """One greedy response and `samples_per_prompt` (>= 0) sampled ones per prompt, all drawn and scored concurrently.
 
     The seeds of samples depend on `seed` and the prompt but not on `step`: two evaluations of a run differ by the
-    policy alone. Raises what `draw` raises; `ConfigError` for no prompts, or a source named `all`.
+    policy alone. `known` holds rows of an earlier, interrupted evaluation of the same: they are not drawn again. `keep`
+    gets the rows of each new draw once all of them are scored. Raises what `draw` and `keep` raise; `ConfigError` for
+    no prompts, or a source named `all`.
     """
     if not prompts:
         raise ConfigError("there are no held-out prompts to evaluate on; give data.eval")
@@ -89,7 +101,7 @@ async def evaluate(
         raise ConfigError(f"evaluation.samples_per_prompt must be at least 0, got {samples_per_prompt}")
     async with asyncio.TaskGroup() as tasks:
         jobs = [
-            tasks.create_task(_prompt_rows(prompt, kind, request, draw, rewards, step))
+            tasks.create_task(_prompt_rows(prompt, kind, request, draw, rewards, step, (known or {}).get, keep))
             for prompt in prompts
             for kind, request in _requests(prompt, samples_per_prompt, sampling, seed)
         ]
@@ -110,11 +122,22 @@ def _requests(prompt: Prompt, num_samples: int, sampling: Sampling, seed: int) -
 
 
 async def _prompt_rows(
-    prompt: Prompt, kind: Kind, request: DrawRequest, draw: DrawFunction, rewards: RewardPool, step: int
+    prompt: Prompt,
+    kind: Kind,
+    request: DrawRequest,
+    draw: DrawFunction,
+    rewards: RewardPool,
+    step: int,
+    known: Callable[[Draw], Sequence[EvalRow] | None],
+    keep: Callable[[Sequence[EvalRow]], object],
 ) -> list[EvalRow]:
+    if (earlier := known((prompt.prompt_id, kind))) is not None:
+        return list(earlier)
     rollouts = await draw(request)
     scored = await asyncio.gather(*(rewards.score(prompt, rollout) for rollout in rollouts))
-    return [_row(prompt, one, kind, step) for one in scored]
+    rows = [_row(prompt, one, kind, step) for one in scored]
+    keep(rows)
+    return rows
 
 
 def _row(prompt: Prompt, scored: ScoredRollout, kind: Kind, step: int) -> EvalRow:
@@ -132,6 +155,9 @@ def _row(prompt: Prompt, scored: ScoredRollout, kind: Kind, step: int) -> EvalRo
         num_tokens=len(rollout.token_ids),
         finish_reason=rollout.finish_reason,
         policy_version=rollout.policy_version,
+        verifier=scored.verifier,
+        extracted=scored.extracted,
+        message=scored.message,
     )
 
 

@@ -17,14 +17,13 @@ from v05ray import layout
 from v05ray.actors.loss import describe_loss, full_store, plain_errors
 from v05ray.actors.placement import join, node_types, nodes
 from v05ray.actors.probe import measure_generator_node
-from v05ray.actors.start import start_all, start_inference
+from v05ray.actors.start import start_all
 from v05ray.checkpoint import Checkpoints, check_config
 from v05ray.config import Config
 from v05ray.config_files import to_yaml
 from v05ray.data.stream import describe
 from v05ray.disk import LastResort
 from v05ray.driver import Trainer
-from v05ray.evaluate import EvalReport, evaluate
 from v05ray.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.ledger import LedgerWriter
 from v05ray.machine.settle import settle
@@ -35,12 +34,11 @@ from v05ray.preflight import Prepared, check_resources, local_node, make_stream,
 from v05ray.private_cluster import private_cluster
 from v05ray.progress import Progress
 from v05ray.redaction import redact
-from v05ray.registry import ConfigError, RunError
+from v05ray.registry import RunError
 from v05ray.run_folder import RunFolder, check_output_dir, folder_to_resume, held, new_folder
 from v05ray.run_state import RunState
 from v05ray.stop_signals import Stop, StopSignals
 from v05ray.tracking import MlflowTracker
-from v05ray.types import Sampling
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -127,7 +125,7 @@ def _in_folder(
         tracker.log_artifact(folder.config)
         with PeakMemory() as memory, cluster(config, folder.logs, signals):
             work = _Training(config, prepared, folder, checkpoints, tracker, last_resort, signals)
-            state = _run(work.train(), signals)
+            state = run_to_end(work.train(), signals)
         code = _ending(state, config, checkpoints)
         outcome = Outcome(folder, state, memory.peak_bytes, time.monotonic() - start, code)
         folder.summary.write_text(
@@ -162,41 +160,7 @@ def _check_resumable(config: Config, folder: RunFolder, checkpoints: Checkpoints
         check_config(saved, wanted, where=str(folder.config))
 
 
-def evaluate_only(config: Config) -> EvalReport:
-    """Evaluates `model.path` on the held-out prompts; raises `ConfigError` like `run`."""
-    check_output_dir(config.run.output_dir)
-    config = settle(config, measure_node=measure_generator_node).config
-    prepared = prepare(config)
-    if not prepared.eval:
-        raise ConfigError("data.eval names no held-out prompts; give it a source")
-    if config.cluster.address is None:
-        check_resources(config, [local_node(config)])
-    logs = config.run.output_dir / f"{config.run.name}-eval-logs"
-    logs.parent.mkdir(parents=True, exist_ok=True)
-    with StopSignals() as signals, cluster(config, logs, signals):
-        return _run(_evaluate(config, prepared, signals), signals)
-
-
-async def _evaluate(config: Config, prepared: Prepared, signals: StopSignals) -> EvalReport:
-    stop = Stop(log.warning)
-    with plain_errors(), signals.delivered(stop.ask):
-        return await _evaluate_on_actors(config, prepared)
-
-
-async def _evaluate_on_actors(config: Config, prepared: Prepared) -> EvalReport:
-    async with start_inference(config) as (scheduler, rewards):
-        return await evaluate(
-            prepared.eval,
-            scheduler.draw,
-            rewards,
-            samples_per_prompt=config.evaluation.samples_per_prompt,
-            sampling=Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens),
-            seed=config.run.seed,
-            step=0,
-        )
-
-
-def _run(work: Coroutine[Any, Any, T], signals: StopSignals) -> T:
+def run_to_end(work: Coroutine[Any, Any, T], signals: StopSignals) -> T:
     """`asyncio.run`; a run that a signal stopped at once ends as a KeyboardInterrupt."""
     try:
         return asyncio.run(work)

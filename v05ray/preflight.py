@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ def prepare(config: Config) -> Prepared:
         config.data,
         tokenizer,
         max_prompt_tokens=config.model.max_length - config.sampling.max_tokens,
+        max_eval_prompt_tokens=config.model.max_length - config.evaluation.draws_with(config.sampling).max_tokens,
         seed=config.run.seed,
         num_eval=config.evaluation.num_prompts,
         reference_check=reference_check(rewards.verifier),
@@ -141,9 +142,11 @@ def local_node(config: Config) -> layout.Node:
     return layout.Node("this machine", resources | {"object_store_memory": private_mib(config) * float(MIB)})
 
 
-def check_resources(config: Config, nodes: list[layout.Node]) -> None:
+def check_resources(
+    config: Config, nodes: list[layout.Node], roles: Callable[[Config], Sequence[layout.Role]] = layout.roles
+) -> None:
     """Raises `ConfigError` where the roles do not fit on the nodes, or the object store not into memory."""
-    reason = layout.shortfall(layout.roles(config), nodes)
+    reason = layout.shortfall(roles(config), nodes)
     if reason:
         raise ConfigError(reason)
     if config.cluster.address is None:

@@ -21,6 +21,7 @@ from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest, Roles, Weights
 from v05ray.registry import RunError
+from v05ray.responses import read_responses
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -111,6 +112,23 @@ async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
     sample = (tmp_path / "samples" / "step-000004.md").read_text()
     assert "question p" in sample
     assert "prior -0.90 (v0); " in sample
+
+
+async def test_evaluation_has_its_own_sampling_and_keeps_every_response(tmp_path: Path):
+    world = World()
+    own = {"every": 2, "samples_per_prompt": 2, "temperature": 0.6, "top_p": 0.9, "max_tokens": 7}
+    await (await trainer_of(config_of(evaluation=own), world, tmp_path)).run()
+    assert sorted(path.name for path in (tmp_path / "evaluations").iterdir()) == [
+        "step-000000.parquet",
+        "step-000002.parquet",
+        "step-000004.parquet",
+    ]
+    rows = read_responses(tmp_path / "evaluations" / "step-000002.parquet")
+    assert len(rows) == 2 * (1 + 2)
+    assert {(row.step, row.policy_version) for row in rows} == {(2, 2)}
+    drawn = [(r.sampling.temperature, r.sampling.top_p, r.sampling.max_tokens) for r in world.generator.requests]
+    assert drawn.count((0.6, 0.9, 7)) == 2 * 3
+    assert (1.0, 1.0, 24) in drawn
 
 
 async def test_a_step_of_failed_verdicts_ends_the_run_before_anything_is_learned(tmp_path: Path):

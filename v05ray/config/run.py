@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from v05ray.config.section import FilePath, Fraction, Section, Spec
+from v05ray.types import Sampling
 
 
 class RunConfig(Section):
@@ -128,7 +129,7 @@ class SamplingConfig(Section):
     """How training rollouts are drawn."""
 
     temperature: float = Field(default=1.0, gt=0, le=5)
-    """Of training rollouts and of sampled evaluation."""
+    """Of training rollouts, and of sampled evaluation where that has none of its own."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus mass."""
     max_tokens: int = Field(default=24, ge=1)
@@ -159,7 +160,21 @@ class EvaluationConfig(Section):
     every: int = Field(default=10, ge=0)
     """Steps between evaluations; 0 means only at start and end."""
     samples_per_prompt: int = Field(default=1, ge=0)
-    """k of mean@k, pass@k, maj@k at the training temperature; 0 means greedy alone."""
+    """k of mean@k, pass@k, maj@k; 0 means greedy alone."""
+    temperature: float | None = Field(default=None, gt=0, le=5)
+    """Of the sampled responses; None: `sampling.temperature`."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    """Nucleus mass of the sampled responses; None: `sampling.top_p`."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Longest response, greedy or sampled, in tokens; None: `sampling.max_tokens`."""
+
+    def draws_with(self, training: SamplingConfig) -> Sampling:
+        """How the sampled responses are drawn: what is not given here is that of training."""
+        return Sampling(
+            temperature=training.temperature if self.temperature is None else self.temperature,
+            top_p=training.top_p if self.top_p is None else self.top_p,
+            max_tokens=training.max_tokens if self.max_tokens is None else self.max_tokens,
+        )
 
 
 class TrackingConfig(Section):

@@ -97,9 +97,12 @@ def load_splits(
     max_prompt_tokens: int,
     seed: int,
     num_eval: int | None = None,
+    max_eval_prompt_tokens: int | None = None,
     reference_check: ReferenceCheck | None = None,
 ) -> Splits:
     """Training prompts and `num_eval` held-out ones (None: all), disjoint by text; see the policy above.
+
+    `max_eval_prompt_tokens` is what the context leaves a held-out prompt; None: as much as a training one.
 
     Of several held-out sources each gives the first ones of its share; see `EvaluationConfig.num_prompts`.
     """
@@ -107,7 +110,8 @@ def load_splits(
     counts: Counter[str] = Counter()
     if data.eval is not None:
         weights = _weights(data.eval, "data.eval")
-        loader = _Loader(data, tokenizer, max_prompt_tokens, reference_check)
+        room = max_prompt_tokens if max_eval_prompt_tokens is None else max_eval_prompt_tokens
+        loader = _Loader(data, tokenizer, room, reference_check)
         eval_seed = derive_seed("data", "eval", seed)
         by_source = _load_all(loader, data.eval, eval_seed, num_eval, frozenset(), "data.eval")
         parts = _parts(weights or [1.0] * len(by_source), [len(prompts) for prompts in by_source], num_eval)
@@ -259,7 +263,8 @@ class _Loader:
             if len(tokens) > self._max_prompt_tokens:
                 reason = (
                     f"prompt {prompt.prompt_id!r} has {len(tokens)} tokens, and the context leaves "
-                    f"{self._max_prompt_tokens}; raise model.max_length, lower sampling.max_tokens, or allow its loss"
+                    f"{self._max_prompt_tokens}; raise model.max_length, lower max_tokens (of sampling or evaluation), "
+                    "or allow its loss"
                 )
                 self._refuse(BadRow(row.where, reason), PromptTooLong)
             elif self._reference_check is not None and (unreadable := self._reference_check(prompt)) is not None:

@@ -1,0 +1,95 @@
+"""What an evaluation keeps, and how an interrupted one is continued."""
+
+import asyncio
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests import fakes
+from v05ray.evaluate import evaluate
+from v05ray.ports import GeneratorLost
+from v05ray.registry import ConfigError
+from v05ray.responses import EvaluationFolder, read_responses, write_responses
+from v05ray.types import DrawRequest, Rollout
+
+PROMPTS = [fakes.make_prompt(name, source="sums") for name in ("p1", "p2", "p3")]
+SCRIPT = {"p1": [1, -1], "p2": [-1, -1], "p3": [1, 1]}
+
+
+async def evaluate_into(folder: EvaluationFolder, generator: fakes.FakeGenerator, draw=None):
+    return await evaluate(
+        PROMPTS,
+        draw or generator.draw,
+        fakes.FakeRewardPool(),
+        samples_per_prompt=2,
+        sampling=fakes.SAMPLING,
+        seed=0,
+        step=0,
+        known=folder.known(),
+        keep=folder.keep,
+    )
+
+
+async def test_every_response_is_kept_with_what_was_read_from_it_and_the_verdict(tmp_path):
+    folder = EvaluationFolder(tmp_path / "out")
+    report = await evaluate_into(folder, fakes.FakeGenerator(SCRIPT))
+    folder.finish(PROMPTS, report)
+    table = pq.read_table(folder.responses).to_pylist()
+    assert len(table) == 9
+    assert {"prompt", "answer", "text", "extracted", "message", "verdict", "verifier"} <= set(table[0])
+    assert table[0]["prompt"] == PROMPTS[0].text
+    assert [row["verdict"] for row in table[:3]] == ["correct", "correct", "wrong"]
+    assert read_responses(folder.responses) == list(report.rows)
+    assert json.loads(folder.metrics.read_text()) == report.metrics
+    assert sorted(file.name for file in folder.path.iterdir()) == ["metrics.json", "responses.parquet"]
+
+
+async def test_an_interrupted_evaluation_draws_only_what_is_missing_and_finds_the_same(tmp_path):
+    whole = await evaluate_into(EvaluationFolder(tmp_path / "whole"), fakes.FakeGenerator(SCRIPT))
+    folder, first, again = EvaluationFolder(tmp_path / "out"), fakes.FakeGenerator(SCRIPT), fakes.FakeGenerator(SCRIPT)
+
+    async def until_the_third_prompt(request: DrawRequest) -> list[Rollout]:
+        if request.prompt_id == "p3":
+            await asyncio.sleep(0.05)
+            raise GeneratorLost("killed")
+        return await first.draw(request)
+
+    with pytest.raises(ExceptionGroup):
+        await evaluate_into(folder, first, until_the_third_prompt)
+    assert len(folder.known()) == 4
+    report = await evaluate_into(folder, again)
+    assert report == whole
+    assert {request.prompt_id for request in again.requests} == {"p3"}
+    folder.finish(PROMPTS, report)
+    idle = fakes.FakeGenerator(SCRIPT)
+    assert await evaluate_into(folder, idle) == whole
+    assert idle.requests == []
+
+
+async def test_a_folder_cut_off_within_a_line_continues_from_the_line_before(tmp_path):
+    whole = await evaluate_into(EvaluationFolder(tmp_path), fakes.FakeGenerator(SCRIPT))
+    parts = tmp_path / "parts.jsonl"
+    lines = parts.read_bytes().splitlines(keepends=True)
+    parts.write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    again = fakes.FakeGenerator(SCRIPT)
+    assert await evaluate_into(EvaluationFolder(tmp_path), again) == whole
+    assert len(again.requests) == 3
+    assert len(EvaluationFolder(tmp_path).known()) == 6
+
+
+def test_another_evaluation_in_the_same_folder_is_refused_with_what_differs(tmp_path):
+    folder = EvaluationFolder(tmp_path)
+    folder.claim({"seed": 0, "temperature": 1.0})
+    folder.claim({"seed": 0, "temperature": 1.0})
+    assert folder.is_of({"seed": 0, "temperature": 1.0})
+    with pytest.raises(ConfigError, match=r"temperature: 1\.0 there, 0\.6 here\).*another --out"):
+        folder.claim({"seed": 0, "temperature": 0.6})
+    write_responses(folder.responses, [], [])
+    assert not folder.is_of({"seed": 0, "temperature": 1.0})
+
+
+def test_a_file_that_holds_no_responses_is_refused(tmp_path):
+    (tmp_path / "responses.parquet").write_text("nothing")
+    with pytest.raises(ConfigError, match="does not hold the responses"):
+        EvaluationFolder(tmp_path).known()
