@@ -106,7 +106,7 @@ def test_a_saved_data_set_is_read_by_its_split_and_in_its_own_fields(model, tmp_
     config = asked(str(model), "--data", f"olympiadbench={folder}")
     assert config.data.eval is not None
     assert config.data.eval[0].options["answer_field"] == "final_answer"
-    assert [prompt.answer for prompt in load_sets(config, CharTokenizer())] == ['["2"]']
+    assert [prompt.answer for prompt in load_sets(config, CharTokenizer())] == ["2"]
 
 
 def test_a_question_that_two_sets_share_counts_in_both(model, files):

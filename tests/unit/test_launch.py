@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from v05ray import launch
+from v05ray import evaluation_run, launch
 from v05ray.config_files import make_config
 from v05ray.launch import Restarts
 from v05ray.preflight import outside_code
@@ -41,7 +41,7 @@ def test_code_from_outside_is_named():
     ]
 
 
-@pytest.mark.parametrize("start", [launch.run, launch.evaluate_only])
+@pytest.mark.parametrize("start", [launch.run, evaluation_run.evaluate_only])
 def test_an_output_dir_that_cannot_be_written_is_refused_first(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def heavy(*args: object, **kwargs: object) -> None:
         raise AssertionError("the machine was measured, or prompts were loaded, for a run that has no folder")
