@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from v05ray.rewards.answers import last_tagged
-from v05ray.rewards.normalise import closing_brace, normalise, text_key
+from v05ray.rewards.normalise import closing_brace, normalise, signs_in_words, text_key
 
 Place = Literal["tagged", "boxed", "stated", "last"]
 
@@ -93,7 +93,7 @@ def extract(response: str) -> Extracted | None:
     boxed = _boxed(text)
     if boxed is not None:
         return boxed if boxed.text else None
-    text = without_emphasis(text[-_SEARCHED:])
+    text = signs_in_words(without_emphasis(text[-_SEARCHED:]))
     return _stated(text) or _last(text)
 
 

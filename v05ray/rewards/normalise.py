@@ -346,6 +346,16 @@ MOST_CHARS = 2000
 """Longer texts are no answers that mathematics could compare."""
 
 
+_SIGN_WORD = re.compile(
+    r"(?<![\d)}\]$]\s)(?<!\b[A-Za-z]\s)\b(?:minus|negative)\s+(?=[\d.]|\\[dtc]?frac|\\sqrt|\\pi)", re.IGNORECASE
+)
+
+
+def signs_in_words(text: str) -> str:
+    """`minus 1` is -1, and `the answer is negative 3` ends in -3; `5 minus 1` and `x minus 1` stay differences."""
+    return _SIGN_WORD.sub("-", text)
+
+
 def normalise(text: str) -> str:
     """The answer in its one way of writing; may be empty. A text of more than `MOST_CHARS` stays as it is."""
     return _normalise(text) if len(text) <= MOST_CHARS else text.strip()
@@ -368,17 +378,18 @@ def _normalise(text: str) -> str:
 
 
 _WORDY = re.compile(r"[A-Za-z]{2,}")
-_BESIDE_WORDS = re.compile(r"\s+")
+_LOOSE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 
 
 def text_key(normalised: str) -> str:
     r"""What two normalised answers share that are the same text: without spaces and outer quotes, words without case.
 
-    `(1, 2)` and `(1,2)`; `East` and `east`; `x` and `X` differ, for a letter alone is a symbol.
+    `(1, 2)` and `(1,2)`; `East` and `east`; `x` and `X` differ, for a letter alone is a symbol; `1 2` and `12` differ,
+    for the space between two digits parts numbers.
     """
     text = normalised.strip("'\" ")
     bare = _COMMAND.sub(" ", text)
     if _WORDY.search(bare) and not re.search(r"[=^_{}]", text):
         text = text.casefold()
-    return _BESIDE_WORDS.sub("", text)
+    return _LOOSE_SPACE.sub("", text)

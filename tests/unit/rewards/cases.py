@@ -4,6 +4,7 @@ r"""Answers as the usual sets of problems write them, by kind: what equals a ref
 """
 
 EQUAL: dict[str, list[tuple[str, str]]] = {
+    "spaces within a number": [("12345", "12 345"), ("12 345", "12345"), (r"1\,000", "1000"), (r"1 \frac{1}{2}", "3/2")],
     "money": [
         (r"\$36", "36"),
         (r"\$18.90", r"\$18.90"),
@@ -298,6 +299,7 @@ EQUAL: dict[str, list[tuple[str, str]]] = {
 }
 
 DIFFERENT: dict[str, list[tuple[str, str]]] = {
+    "spaces part numbers": [("12", "1 2"), ("1 2", "12"), ("100", "10 0"), ("23", "2 3"), ("11", "1  1")],
     "money": [(r"\$36", "35"), (r"\$18.90", "18.09"), (r"\$32,\!348", "32"), (r"\$32,\!348", "32.348"), ("$5", "$50")],
     "several values": [
         ("$5$;$10$", "10"),
@@ -513,6 +515,15 @@ DIFFERENT: dict[str, list[tuple[str, str]]] = {
 }
 
 RIGHT: dict[str, list[tuple[str, str]]] = {
+    "signs in words": [
+        ("-1", "minus 1"),
+        ("-1", "The answer is minus 1."),
+        ("-3", "It equals negative 3"),
+        ("-1/3", r"The result is negative \frac{1}{3}"),
+        ("-5", "so x = minus 5"),
+        ("4", "5 minus 1 is 4"),
+        ("6", "We take 7 minus 1, so the answer is 6"),
+    ],
     "stated": [
         ("34", "The answer is 34."),
         ("34", "The answer is 34!"),
@@ -631,6 +642,13 @@ RIGHT: dict[str, list[tuple[str, str]]] = {
 }
 
 WRONG: dict[str, list[tuple[str, str]]] = {
+    "signs in words": [
+        ("1", "minus 1"),
+        ("1", "The answer is minus 1."),
+        ("3", "It equals negative 3"),
+        ("2", "either minus 2"),
+        ("-1", "5 minus 1"),
+    ],
     "no answer": [
         ("5", ""),
         ("5", "   "),
