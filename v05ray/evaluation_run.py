@@ -18,7 +18,7 @@ from v05ray.evaluate import Draw, EvalReport, EvalRow, Kind, evaluate, summarise
 from v05ray.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.launch import cluster, run_to_end
 from v05ray.layout import inference_roles
-from v05ray.machine.settle import settle
+from v05ray.machine.fitting import fit_to_machine
 from v05ray.model_checks import check_model_folder
 from v05ray.model_folder import check_token_ids, read_settings, vocabulary_size, weight_files
 from v05ray.preflight import check_resources, load_tokenizer, local_node, outside_code, prepare
@@ -73,7 +73,7 @@ def evaluate_only(config: Config, *, benchmarks: bool = False, out: Path | None 
         ConfigError: the config cannot be evaluated here, or `out` holds another evaluation; nothing has been started.
         EvaluationStopped: a signal ended it; the same call continues it.
     """
-    config = settle(config, measure_node=measure_generator_node).config
+    config = fit_to_machine(config, measure_node=measure_generator_node).config
     prompts = prepare_sets(config) if benchmarks else prepare(config).eval
     if not prompts:
         raise ConfigError("data.eval names no held-out prompts; give it a source, or give --benchmarks")

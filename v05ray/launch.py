@@ -26,7 +26,7 @@ from v05ray.disk import LastResort
 from v05ray.driver import Trainer
 from v05ray.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.ledger import LedgerWriter
-from v05ray.machine.settle import settle
+from v05ray.machine.fitting import fit_to_machine
 from v05ray.memory import PeakMemory
 from v05ray.object_store import shortage
 from v05ray.ports import Roles
@@ -86,7 +86,7 @@ def _under(signals: StopSignals, config: Config, resume: str | None) -> Outcome:
     check_output_dir(config.run.output_dir)  # before the machine is measured and prompts are loaded
     folder = folder_to_resume(config.run.output_dir, config.run.name, resume) if resume else None
     resumed = folder is not None
-    fitted = settle(config, saved=folder.config if folder else None, measure_node=measure_generator_node)
+    fitted = fit_to_machine(config, saved=folder.config if folder else None, measure_node=measure_generator_node)
     config = fitted.config
     prepared = replace(prepare(config), machine=fitted.reason)
     if config.cluster.address is None:

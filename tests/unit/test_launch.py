@@ -46,7 +46,7 @@ def test_an_output_dir_that_cannot_be_written_is_refused_first(start, tmp_path: 
     def heavy(*args: object, **kwargs: object) -> None:
         raise AssertionError("the machine was measured, or prompts were loaded, for a run that has no folder")
 
-    for name in ("settle", "prepare"):
+    for name in ("fit_to_machine", "prepare"):
         monkeypatch.setattr(launch, name, heavy)
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "runs", Path("/proc/runs")):

@@ -8,8 +8,8 @@ import yaml
 from v05ray.config import Config
 from v05ray.config_files import make_config, to_yaml
 from v05ray.machine.fit import fit, is_open, take_over
+from v05ray.machine.fitting import fit_to_machine
 from v05ray.machine.probe import Machine, from_json, thread_counts
-from v05ray.machine.settle import settle
 
 # As measured: two cores of AMD Zen 3, which emulates bfloat16, and two with AMX.
 AVX2 = Machine(2, "AVX2", {"float32": {1: 45.0, 2: 88.0}, "bfloat16": {1: 7.0, 2: 13.0}})
@@ -81,7 +81,7 @@ def test_a_fitted_config_leaves_nothing_open() -> None:
 def test_a_resumed_run_keeps_what_its_first_start_chose(tmp_path: Path) -> None:
     saved = tmp_path / "config.yaml"
     saved.write_text(to_yaml(fit(config(), AVX2).config))
-    settled = settle(config(), saved=saved).config
+    settled = fit_to_machine(config(), saved=saved).config
     assert (settled.model.dtype, settled.generators.num_threads) == ("float32", 2)
     assert not is_open(take_over(config(), yaml.safe_load(saved.read_text())))
 
@@ -92,7 +92,7 @@ def test_what_the_command_asks_outright_wins_over_the_saved_choice() -> None:
 
 
 def test_a_command_that_starts_nothing_leaves_a_cluster_to_decide() -> None:
-    fitted = settle(config(cluster={"address": "auto"}))
+    fitted = fit_to_machine(config(cluster={"address": "auto"}))
     assert fitted.config.model.dtype == "auto"
     assert "on a node of the cluster" in fitted.reason
 

@@ -4,7 +4,12 @@ r"""Answers as the usual sets of problems write them, by kind: what equals a ref
 """
 
 EQUAL: dict[str, list[tuple[str, str]]] = {
-    "spaces within a number": [("12345", "12 345"), ("12 345", "12345"), (r"1\,000", "1000"), (r"1 \frac{1}{2}", "3/2")],
+    "spaces within a number": [
+        ("12345", "12 345"),
+        ("12 345", "12345"),
+        (r"1\,000", "1000"),
+        (r"1 \frac{1}{2}", "3/2"),
+    ],
     "money": [
         (r"\$36", "36"),
         (r"\$18.90", r"\$18.90"),

@@ -13,7 +13,7 @@ from v05ray.machine.probe import Machine, measure
 log = logging.getLogger(__name__)
 
 
-def settle(
+def fit_to_machine(
     config: Config, *, saved: Path | None = None, measure_node: Callable[[Config], Machine] | None = None
 ) -> Fitted:
     """Resolves `auto`, by measuring where something is left open or bfloat16 is asked of a CPU.
