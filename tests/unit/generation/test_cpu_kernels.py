@@ -56,3 +56,10 @@ def test_frequencies_are_the_probabilities() -> None:
     uniform = torch.rand(num_draws, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     counts = torch.bincount(draw(probs.log().expand(num_draws, -1), uniform), minlength=4) / num_draws
     assert torch.allclose(counts, probs, atol=0.015)  # four standard deviations
+
+
+def test_a_target_that_rounding_puts_at_the_very_end_still_gives_a_token_of_the_vocabulary() -> None:
+    """A uniform of 1 stands for it: no cumulative sum exceeds the target then."""
+    size = BLOCK + 3
+    assert tokens([1 / size] * size, [1.0]) == [size - 1]
+    assert tokens([0.5, 0.5, 0.0], [1.0]) == [1]
