@@ -73,6 +73,7 @@ def evaluate_only(config: Config, *, benchmarks: bool = False, out: Path | None 
         ConfigError: the config cannot be evaluated here, or `out` holds another evaluation; nothing has been started.
         EvaluationStopped: a signal ended it; the same call continues it.
     """
+    check_output_dir(config.run.output_dir)  # before the machine is measured and prompts are loaded
     config = fit_to_machine(config, measure_node=measure_generator_node).config
     prompts = prepare_sets(config) if benchmarks else prepare(config).eval
     if not prompts:
@@ -144,7 +145,6 @@ def draws(config: Config, prompts: Sequence[Prompt]) -> list[Draw]:
 
 def prepare_sets(config: Config) -> list[Prompt]:
     """The prompts of every set of `data.eval`, after a look at all that could refuse them; raises `ConfigError`."""
-    check_output_dir(config.run.output_dir)
     for named in outside_code(config):
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)

@@ -1,6 +1,7 @@
 """What the launcher decides by itself; that it works is shown on real runs (tests/e2e, tests/chaos)."""
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -41,15 +42,19 @@ def test_code_from_outside_is_named():
     ]
 
 
-@pytest.mark.parametrize("start", [launch.run, evaluation_run.evaluate_only])
-def test_an_output_dir_that_cannot_be_written_is_refused_first(start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("module", "command"), [(launch, "run"), (evaluation_run, "evaluate_only")], ids=["run", "evaluate_only"]
+)
+def test_an_output_dir_that_cannot_be_written_is_refused_first(
+    module: ModuleType, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def heavy(*args: object, **kwargs: object) -> None:
         raise AssertionError("the machine was measured, or prompts were loaded, for a run that has no folder")
 
     for name in ("fit_to_machine", "prepare"):
-        monkeypatch.setattr(launch, name, heavy)
+        monkeypatch.setattr(module, name, heavy)
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "runs", Path("/proc/runs")):
         job = {"model": {"path": "m"}, "data": {"train": "jsonl"}, "run": {"output_dir": str(place)}}
         with pytest.raises(ConfigError, match=r"run\.output_dir .* cannot be made or written to"):
-            start(make_config(job))
+            getattr(module, command)(make_config(job))
