@@ -33,8 +33,8 @@ ROOT = Path(__file__).parent.parent
 SUFFIX = " Answer with just the number."
 LEARNING_RATE = 1e-6
 """Both sides' default."""
-ISA = {"avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
-"""Makes torch and oneDNN keep to an instruction set; vLLM's own kernels look at the CPU itself."""
+ISA = {"avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}}
+"""Makes torch, oneDNN and MKL keep to an instruction set; vLLM's own kernels look at the CPU itself."""
 ISA_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "sve")
 
 
