@@ -22,6 +22,7 @@ from ray._private import utils as ray_utils
 from v05ray import cluster_guard, temp_folder
 from v05ray.config import Config
 from v05ray.preflight import local_node
+from v05ray.registry import RunError
 from v05ray.stop_signals import StopSignals
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,9 @@ def private_cluster(config: Config, logs: Path, signals: StopSignals | None = No
         with _guard() as guard, _writable_home(temp_dir):
             try:
                 with signals.held() if signals else contextlib.nullcontext():
-                    session = _start(config, temp_dir, guard)
+                    _start(config, temp_dir, guard, logs)
                     if signals:
                         signals.install()
-                if logs.is_symlink() or logs.exists():
-                    logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
-                logs.symlink_to(session / "logs")
                 yield
             finally:
                 if signals:
@@ -56,24 +54,41 @@ def private_cluster(config: Config, logs: Path, signals: StopSignals | None = No
             temp_folder.keep_logs(logs)
 
 
-def _start(config: Config, temp_dir: Path, guard: "_Guard") -> Path:
-    """Starts Ray and joins it; returns its session's folder."""
+def _start(config: Config, temp_dir: Path, guard: "_Guard", logs: Path) -> None:
+    """Starts Ray and joins it; `logs` becomes a link to its logs, also where it did not start."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     node = local_node(config)
     with _on_loopback(), _handlers_kept(), guard.watches_what_ray_starts():
-        context: Any = ray.init(
-            address="local",
-            num_cpus=int(node.resources["CPU"]),
-            num_gpus=int(node.resources["GPU"]),
-            object_store_memory=int(node.resources["object_store_memory"]),
-            include_dashboard=False,
-            _temp_dir=str(temp_dir),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    return Path(context.address_info["session_dir"])
+        try:
+            context: Any = ray.init(
+                address="local",
+                num_cpus=int(node.resources["CPU"]),
+                num_gpus=int(node.resources["GPU"]),
+                object_store_memory=int(node.resources["object_store_memory"]),
+                include_dashboard=False,
+                _temp_dir=str(temp_dir),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            # Ray has no class of its own for this one: its node was not there after 30 s, which cannot be set.
+            _link(logs, (temp_dir / "session_latest").resolve() / "logs")
+            raise RunError(
+                f"Ray did not start on this machine: {error} The machine may be short of CPU time or of memory: try "
+                f"again when less runs beside; Ray's logs are in {logs}"
+            ) from error
+    _link(logs, Path(context.address_info["session_dir"]) / "logs")
+
+
+def _link(logs: Path, target: Path) -> None:
+    """Makes `logs` a link to `target`; what has that name already gets another."""
+    if logs.is_symlink() or logs.exists():
+        logs.rename(logs.with_name(f"{logs.name}-before-{os.getpid()}"))
+    logs.symlink_to(target)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,38 @@ def test_its_folder_goes_and_its_logs_stay_with_the_run(seen: dict):
     assert (seen["logs"] / "raylet.out").is_file()
 
 
+LATE = """
+import sys, time
+from pathlib import Path
+import ray
+from ray._private import services
+from v05ray.config_files import make_config
+from v05ray.launch import cluster
+
+def not_there(*arguments):
+    raise RuntimeError("no node")
+
+services.get_node = not_there  # what Ray asks until its node is there
+clock, time.monotonic = time.monotonic, lambda: 60 * clock()
+job = {"model": {"path": "m"}, "data": {"train": "jsonl"}, "cluster": {"num_cpus": 1, "object_store_mib": 128}}
+with cluster(make_config(job), Path(sys.argv[1]) / "logs"):
+    pass
+"""
+
+
+def test_a_node_that_does_not_come_up_in_time_is_an_error_of_the_run_and_its_logs_are_kept(
+    tmp_path: Path, temporary: Path
+):
+    env = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, env=env, timeout=120
+    )
+    assert "RunError: Ray did not start on this machine: " in done.stderr.splitlines()[-1]
+    assert f"Ray's logs are in {tmp_path / 'logs'}" in done.stderr
+    assert (tmp_path / "logs" / "raylet.out").is_file()
+    assert list(temporary.iterdir()) == []
+
+
 STUBBORN = """
 import os, signal, subprocess, sys
 from pathlib import Path
