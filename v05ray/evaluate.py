@@ -97,12 +97,14 @@ async def evaluate(
     step: int,
     known: Mapping[Draw, Sequence[EvalRow]] | None = None,
     keep: Callable[[Sequence[EvalRow]], object] = lambda rows: None,
+    finish_s: float = 0.0,
 ) -> EvalReport:
     """One greedy response and `samples_per_prompt` (>= 0) sampled ones per prompt, all drawn and scored concurrently.
 
     The seeds of samples depend on `seed` and the prompt but not on `step`: two evaluations of a run differ by the
     policy alone. `known` holds rows of an earlier, interrupted evaluation of the same: they are not drawn again. `keep`
-    gets the rows of each new draw once all of them are scored. Raises what `draw` and `keep` raise; `ConfigError` for
+    gets the rows of each new draw once all of them are scored. When it is cancelled, or one draw fails, what was drawn
+    already is still scored and kept, for `finish_s` at most. Raises what `draw` and `keep` raise; `ConfigError` for
     no prompts, or a source named `all`.
     """
     if not prompts:
@@ -113,7 +115,9 @@ async def evaluate(
         raise ConfigError(f"evaluation.samples_per_prompt must be at least 0, got {samples_per_prompt}")
     async with asyncio.TaskGroup() as tasks:
         jobs = [
-            tasks.create_task(_prompt_rows(prompt, kind, request, draw, rewards, step, (known or {}).get, keep))
+            tasks.create_task(
+                _prompt_rows(prompt, kind, request, draw, rewards, step, (known or {}).get, keep, finish_s)
+            )
             for prompt in prompts
             for kind, request in _requests(prompt, samples_per_prompt, sampling, seed)
         ]
@@ -142,10 +146,29 @@ async def _prompt_rows(
     step: int,
     known: Callable[[Draw], Sequence[EvalRow] | None],
     keep: Callable[[Sequence[EvalRow]], object],
+    finish_s: float,
 ) -> list[EvalRow]:
     if (earlier := known((prompt.prompt_id, kind))) is not None:
         return list(earlier)
     rollouts = await draw(request)
+    judging = asyncio.ensure_future(_judged(prompt, kind, rollouts, rewards, step, keep))
+    try:
+        return await asyncio.shield(judging)
+    except asyncio.CancelledError:
+        # A verdict may take seconds, its response has taken longer.
+        await asyncio.wait({judging}, timeout=finish_s)
+        judging.cancel()
+        raise
+
+
+async def _judged(
+    prompt: Prompt,
+    kind: Kind,
+    rollouts: Sequence[Rollout],
+    rewards: RewardPool,
+    step: int,
+    keep: Callable[[Sequence[EvalRow]], object],
+) -> list[EvalRow]:
     scored = await asyncio.gather(*(rewards.score(prompt, rollout) for rollout in rollouts))
     rows = [_row(prompt, one, kind, step) for one in scored]
     keep(rows)

@@ -35,6 +35,8 @@ from v05ray.types import DrawRequest, Prompt, Rollout
 log = logging.getLogger(__name__)
 
 _PIECES, _PIECE_BYTES = 64, 65_536
+_FINISH_S = 10.0
+"""How long a stopped evaluation waits for verdicts on what was drawn."""
 
 
 class EvaluationStopped(StoppedAtOnce):
@@ -133,6 +135,7 @@ async def _on_actors(
                 step=0,
                 known=known,
                 keep=folder.keep,
+                finish_s=_FINISH_S,
             )
 
 

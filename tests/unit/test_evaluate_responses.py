@@ -18,7 +18,9 @@ PROMPTS = [fakes.make_prompt(name, source="sums") for name in ("p1", "p2", "p3")
 SCRIPT = {"p1": [1, -1], "p2": [-1, -1], "p3": [1, 1]}
 
 
-async def evaluate_into(folder: EvaluationFolder, generator: fakes.FakeGenerator, draw=None, rewards=None):
+async def evaluate_into(
+    folder: EvaluationFolder, generator: fakes.FakeGenerator, draw=None, rewards=None, finish_s=0.0
+):
     return await evaluate(
         PROMPTS,
         draw or generator.draw,
@@ -29,6 +31,7 @@ async def evaluate_into(folder: EvaluationFolder, generator: fakes.FakeGenerator
         step=0,
         known=folder.known(),
         keep=folder.keep,
+        finish_s=finish_s,
     )
 
 
@@ -66,6 +69,50 @@ async def test_an_interrupted_evaluation_draws_only_what_is_missing_and_finds_th
     idle = fakes.FakeGenerator(SCRIPT)
     assert await evaluate_into(folder, idle) == whole
     assert idle.requests == []
+
+
+class Held(fakes.FakeRewardPool):
+    """Verdicts come once they are released, and one of them never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
+        await self.released.wait()
+        if (prompt.prompt_id, rollout.sample_index) == ("p2", 1):
+            await asyncio.sleep(60)
+        return await super().score(prompt, rollout)
+
+
+@pytest.mark.parametrize(
+    ("finish_s", "kept"),
+    [
+        (0.0, set()),
+        # The second prompt's samples lack a verdict that does not come, and the last draw was never answered.
+        (0.5, {("p1", "greedy"), ("p1", "sampled"), ("p2", "greedy"), ("p3", "greedy")}),
+    ],
+)
+async def test_a_stopped_one_still_judges_and_keeps_what_was_drawn(tmp_path, finish_s, kept):
+    folder, drawn, generator, rewards = EvaluationFolder(tmp_path), asyncio.Event(), fakes.FakeGenerator(SCRIPT), Held()
+
+    async def all_but_the_last(request: DrawRequest) -> list[Rollout]:
+        if (request.prompt_id, len(request.seeds)) == ("p3", 2):
+            await asyncio.sleep(60)
+        rollouts = await generator.draw(request)
+        if len(generator.requests) == 5:
+            asyncio.get_running_loop().call_later(0.05, drawn.set)  # the others have come by then, too
+        return rollouts
+
+    work = asyncio.create_task(evaluate_into(folder, generator, all_but_the_last, rewards, finish_s))
+    await drawn.wait()
+    work.cancel()
+    if finish_s:
+        await asyncio.sleep(0)
+        rewards.released.set()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert set(folder.known()) == kept
 
 
 async def test_a_folder_cut_off_within_a_line_continues_from_the_line_before(tmp_path):
