@@ -155,7 +155,7 @@ def _dry_verdicts(console: Console, config: Config, prepared: Prepared) -> list[
     for prompt, one in zip(prompts, scored, strict=True):
         console.print(f"dry verdict, {described(prompt, one)}", highlight=False, markup=False)
     return [
-        f"a verdict of {prompt.source}: {one.verdict}: {one.message}; correct {one.verifier}, or the row"
+        f"a verdict of {prompt.source}: {one.verdict}: {one.message}; fix the verifier ({one.verifier}) or the row"
         for prompt, one in zip(prompts, scored, strict=True)
         if one.verdict in FAILURES
     ]
