@@ -184,7 +184,8 @@ class _Merging:
                         raise ConfigError(f"{name}.{place}: {name} has {len(items)} entries, counted from 0")
                     layers = [items[int(place)], _Layer(source, change)]
                     if not all(isinstance(layer.tree, dict) for layer in layers):
-                        raise ConfigError(f"{name}.{place}: expected a source with its options, got {change!r}")
+                        what = "verifier" if path[-1] == "verifier" else "source"
+                        raise ConfigError(f"{name}.{place}: expected a {what} with its options, got {change!r}")
                     chosen = self._choose(layers, element(annotation), (*path, place))
                     items[int(place)] = _Layer(source, chosen)
             elif isinstance(value, list):
@@ -266,7 +267,7 @@ def _normal_spec(value: Any, annotation: Any) -> Any:
 
 def _registry(path: Sequence[str]) -> Registry[Any] | None:
     """Where the `Spec` at this dotted path finds what bears its name."""
-    if path[-1:] == ("verifier",):
+    if path[-1:] == ("verifier",) or (path[-2:-1] == ("verifier",) and path[-1].isdigit()):
         return verifiers
     if path[:1] == ("data",):
         return sources
@@ -343,7 +344,8 @@ def _explain(error: ValidationError, where: str) -> str:
     """One line per problem, with the nearest valid key for an unknown one."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        # The verifiers of a list are written in the place of a single one.
+        key = ".".join(str(part) for part in problem["loc"] if part != "components")
         if problem["type"] == "extra_forbidden":
             lines.append(
                 f"{where}: unknown key {key!r}{suggest(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"

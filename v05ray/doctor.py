@@ -22,6 +22,9 @@ from v05ray.machine.probe import Machine, measure
 from v05ray.object_store import shortage, weights_bytes
 from v05ray.preflight import Prepared, check_resources, count_gpus, local_node, prepare
 from v05ray.registry import ConfigError, RunError
+from v05ray.rewards.by_source import with_source_verifiers
+from v05ray.rewards.dry_run import described, dry_verdicts, one_of_each
+from v05ray.types import FAILURES
 
 T = TypeVar("T")
 
@@ -115,6 +118,7 @@ def _job(console: Console, config: Config) -> list[str]:
     prepared = tried(lambda: prepare(config))
     if prepared is not None:
         _describe_data(console, config, prepared)
+        problems += tried(lambda: _dry_verdicts(console, config, prepared)) or []
         if machine is not None and config.generators.num_gpus == 0:
             num_parameters = weights_bytes(config.model.path, "float32") // 4
             speed = guessed_speed(config, machine, num_parameters)
@@ -138,10 +142,23 @@ def _describe_data(console: Console, config: Config, prepared: Prepared) -> None
     num_train = sum(len(source.prompts) for source in prepared.train)
     console.print(
         f"{num_train} training and {len(prepared.eval)} held-out prompts (left out: {left_out or 'none'}), "
-        f"verifier {config.rewards.verifier.name}; the first prompt, as the model sees it:",
+        f"verifier {config.rewards.verifier.shown}; the first prompt, as the model sees it:",
         highlight=False,
     )
     console.print(prepared.tokenizer.decode(prepared.train[0].prompts[0].token_ids), highlight=False, markup=False)
+
+
+def _dry_verdicts(console: Console, config: Config, prepared: Prepared) -> list[str]:
+    """Prints a verdict of each source's verifier; returns those that are failures of it."""
+    prompts = one_of_each([*(prompt for source in prepared.train for prompt in source.prompts), *prepared.eval])
+    scored = dry_verdicts(with_source_verifiers(config), prompts)
+    for prompt, one in zip(prompts, scored, strict=True):
+        console.print(f"dry verdict, {described(prompt, one)}", highlight=False, markup=False)
+    return [
+        f"a verdict of {prompt.source}: {one.verdict}: {one.message}; fix the verifier ({one.verifier}) or the row"
+        for prompt, one in zip(prompts, scored, strict=True)
+        if one.verdict in FAILURES
+    ]
 
 
 def _check_cluster(console: Console, config: Config, address: str) -> None:

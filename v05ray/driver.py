@@ -208,11 +208,12 @@ class Trainer:
                 )
             await self._keep_responses(report)
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
-        sampled = report.metrics.get(f"val/all/mean_at_{self._config.evaluation.samples_per_prompt}")
-        # Drawn otherwise than training rollouts, it does not tell how often those are right.
+        # The reward and not the accuracy: partial and combined rewards are what the first prior has to foretell.
+        sampled = report.metrics.get(f"val/all/reward_mean_at_{self._config.evaluation.samples_per_prompt}")
+        # Drawn otherwise than training rollouts, it does not tell what those will get.
         as_in_training = replace(sampling, max_tokens=self._sampling.max_tokens) == self._sampling
         if self.state.step == 0 and sampled is not None and as_in_training:
-            self._steps.first_rate = 2 * sampled - 1
+            self._steps.first_rate = sampled
         self.state.curve.append({"step": float(self.state.step), **report.metrics})
         self._roles.tracker.log_metrics({**report.metrics, **clock.metrics()}, self.state.step)
         self._progress.evaluation_done(self.state.step, report.metrics)

@@ -95,10 +95,12 @@ def config_of_model(folder: Path, sets: Sequence[Any], overrides: Sequence[str])
         folder / "tokenizer_config.json"
     )
     sources = [one.model_dump(mode="json") for one in sets]
+    # No prompts are taken from there; without label and verifier it does not speak against another one for a set.
+    unused = {name: value for name, value in sources[0].items() if name not in ("label", "verifier")}
     written = {
         "run": {"name": folder.resolve().name.replace(" ", "-")},
         "model": {"path": str(folder), "max_length": min(context, longest + _ROOM_FOR_PROMPT)},
-        "data": {"train": sources, "eval": sources, "suffix": BOXED, "chat_template": template},
+        "data": {"train": unused, "eval": sources, "suffix": BOXED, "chat_template": template},
         "sampling": {"max_tokens": 1},
         "evaluation": {"max_tokens": max_tokens},
         "rewards": {"verifier": {"name": "math"}},

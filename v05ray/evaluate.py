@@ -25,7 +25,17 @@ from v05ray.ports import RewardPool
 from v05ray.registry import ConfigError
 from v05ray.rewards.votes import answer_key, canonical
 from v05ray.seeding import derive_seed
-from v05ray.types import DrawRequest, FinishReason, Prompt, Rollout, Sampling, ScoredRollout, Verdict
+from v05ray.types import (
+    FAILURES,
+    ComponentScore,
+    DrawRequest,
+    FinishReason,
+    Prompt,
+    Rollout,
+    Sampling,
+    ScoredRollout,
+    Verdict,
+)
 
 DrawFunction = Callable[[DrawRequest], Awaitable[list[Rollout]]]
 """All rollouts of a request, in the order of its sample indices; `Scheduler.draw` and `Generator.draw` are such."""
@@ -58,6 +68,8 @@ class EvalRow:
     """The answer as the verifier read it; None where it found none, or does not say."""
     message: str = ""
     """Why there is no verdict; empty where there is one."""
+    components: tuple[ComponentScore, ...] = ()
+    """Of several verifiers each one's score."""
 
     @property
     def correct(self) -> bool:
@@ -85,12 +97,14 @@ async def evaluate(
     step: int,
     known: Mapping[Draw, Sequence[EvalRow]] | None = None,
     keep: Callable[[Sequence[EvalRow]], object] = lambda rows: None,
+    finish_s: float = 0.0,
 ) -> EvalReport:
     """One greedy response and `samples_per_prompt` (>= 0) sampled ones per prompt, all drawn and scored concurrently.
 
     The seeds of samples depend on `seed` and the prompt but not on `step`: two evaluations of a run differ by the
     policy alone. `known` holds rows of an earlier, interrupted evaluation of the same: they are not drawn again. `keep`
-    gets the rows of each new draw once all of them are scored. Raises what `draw` and `keep` raise; `ConfigError` for
+    gets the rows of each new draw once all of them are scored. When it is cancelled, or one draw fails, what was drawn
+    already is still scored and kept, for `finish_s` at most. Raises what `draw` and `keep` raise; `ConfigError` for
     no prompts, or a source named `all`.
     """
     if not prompts:
@@ -101,7 +115,9 @@ async def evaluate(
         raise ConfigError(f"evaluation.samples_per_prompt must be at least 0, got {samples_per_prompt}")
     async with asyncio.TaskGroup() as tasks:
         jobs = [
-            tasks.create_task(_prompt_rows(prompt, kind, request, draw, rewards, step, (known or {}).get, keep))
+            tasks.create_task(
+                _prompt_rows(prompt, kind, request, draw, rewards, step, (known or {}).get, keep, finish_s)
+            )
             for prompt in prompts
             for kind, request in _requests(prompt, samples_per_prompt, sampling, seed)
         ]
@@ -130,10 +146,29 @@ async def _prompt_rows(
     step: int,
     known: Callable[[Draw], Sequence[EvalRow] | None],
     keep: Callable[[Sequence[EvalRow]], object],
+    finish_s: float,
 ) -> list[EvalRow]:
     if (earlier := known((prompt.prompt_id, kind))) is not None:
         return list(earlier)
     rollouts = await draw(request)
+    judging = asyncio.ensure_future(_judged(prompt, kind, rollouts, rewards, step, keep))
+    try:
+        return await asyncio.shield(judging)
+    except asyncio.CancelledError:
+        # A verdict may take seconds, its response has taken longer.
+        await asyncio.wait({judging}, timeout=finish_s)
+        judging.cancel()
+        raise
+
+
+async def _judged(
+    prompt: Prompt,
+    kind: Kind,
+    rollouts: Sequence[Rollout],
+    rewards: RewardPool,
+    step: int,
+    keep: Callable[[Sequence[EvalRow]], object],
+) -> list[EvalRow]:
     scored = await asyncio.gather(*(rewards.score(prompt, rollout) for rollout in rollouts))
     rows = [_row(prompt, one, kind, step) for one in scored]
     keep(rows)
@@ -158,6 +193,7 @@ def _row(prompt: Prompt, scored: ScoredRollout, kind: Kind, step: int) -> EvalRo
         verifier=scored.verifier,
         extracted=scored.extracted,
         message=scored.message,
+        components=scored.components,
     )
 
 
@@ -180,6 +216,7 @@ def _source_metrics(rows: Sequence[EvalRow]) -> dict[str, float]:
         **_with_stderr("greedy", [float(row.correct) for row in greedy]),
         "greedy_reward": fmean(row.reward for row in greedy),
         "num_prompts": float(len(greedy)),
+        **_components("greedy", greedy),
         **_lengths("response_length", greedy),
     }
     samples: dict[str, list[EvalRow]] = defaultdict(list)
@@ -201,6 +238,7 @@ def _sampled_metrics(prompts: Sequence[Sequence[EvalRow]]) -> dict[str, float]:
             f"maj_at_{n}", [majority([r.answer_key for r in rows], [r.correct for r in rows]) for rows in prompts]
         ),
         f"reward_mean_at_{n}": fmean(row.reward for rows in prompts for row in rows),
+        **_components(f"mean_at_{n}", [row for rows in prompts for row in rows]),
         **_lengths("response_length_sampled", [row for rows in prompts for row in rows]),
     }
     for k in _ks(n):
@@ -242,6 +280,15 @@ def _with_stderr(name: str, values: Sequence[float]) -> dict[str, float]:
     if len(values) > 1:
         metrics[f"{name}_stderr"] = stdev(values) / sqrt(len(values))
     return metrics
+
+
+def _components(name: str, rows: Sequence[EvalRow]) -> dict[str, float]:
+    """`rewards/LABEL/NAME`: mean reward of each of several verifiers, without its weight, where it judged."""
+    of_label: dict[str, list[float]] = defaultdict(list)
+    for component in (component for row in rows for component in row.components):
+        if component.verdict not in FAILURES:
+            of_label[component.label].append(component.reward)
+    return {f"rewards/{name_part(label)}/{name}": fmean(rewards) for label, rewards in of_label.items()}
 
 
 def _lengths(name: str, rows: Sequence[EvalRow]) -> dict[str, float]:

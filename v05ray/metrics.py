@@ -94,7 +94,31 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Mapping[str, Seq
         "v05/verdict_failures": float(failed),
         "v05/verdict_timeouts": float(verdicts["timeout"]),
         **verdict_metrics(groups),
+        **component_metrics(groups),
         **{f"v05/stopped_{reason}_fraction": count / len(groups) for reason, count in sorted(reasons.items())},
+    }
+
+
+def component_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Of each of several verifiers, by label: its mean reward in [-1, 1], without its weight, and its failures.
+
+    `rewards/LABEL/mean`, a mean over prompts of their means over the rollouts that it judged (left out where it judged
+    none), and `rewards/LABEL/errors`, a count. Empty where one verifier judges alone.
+    """
+    means: dict[str, list[float]] = {}
+    errors: Counter[str] = Counter()
+    for group in groups:
+        of_group: dict[str, list[float]] = {}
+        for component in (component for one in group.scored for component in one.components):
+            judged, label = component.verdict not in FAILURES, component.label
+            errors[label] += not judged
+            if judged:
+                of_group.setdefault(label, []).append(component.reward)
+        for label, rewards in of_group.items():
+            means.setdefault(label, []).append(fmean(rewards))
+    return {
+        **{f"rewards/{name_part(label)}/mean": fmean(values) for label, values in means.items()},
+        **{f"rewards/{name_part(label)}/errors": float(count) for label, count in errors.items()},
     }
 
 

@@ -11,16 +11,15 @@ from typing import Any
 import psutil
 
 from v05ray import layout, model_folder
-from v05ray.config import Config
+from v05ray.config import Config, RewardsConfig
 from v05ray.data.loading import load_splits
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib, weights_bytes
 from v05ray.registry import ConfigError
-from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
+from v05ray.rewards.by_source import check_verifiers, source_verifiers, with_source_verifiers
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
-from v05ray.rewards.verifiers import check_verifier
 from v05ray.run_folder import check_output_dir
 from v05ray.types import Prompt
 
@@ -47,11 +46,7 @@ def prepare(config: Config) -> Prepared:
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
     check_disk(config)
-    for verifier in source_verifiers(config).values():
-        check_verifier(verifier.name, verifier.options)
-    rewards = with_source_verifiers(config)
-    if any(verifier.name == "python" for verifier in source_verifiers(config).values()):
-        try_verifier(rewards)
+    rewards = prepare_verifiers(config)
     tokenizer = load_tokenizer(config)
     splits = load_splits(
         config.data,
@@ -75,6 +70,27 @@ def prepare(config: Config) -> Prepared:
     # Made once to refuse what it cannot deal before anything heavy starts.
     make_stream(config, splits.sources)
     return Prepared(tokenizer, splits.sources, splits.eval, splits.counts)
+
+
+def prepare_verifiers(config: Config) -> RewardsConfig:
+    """The rewards with a verifier for every source, each known, and of code from outside built once; `ConfigError`."""
+    rewards, chosen = with_source_verifiers(config), source_verifiers(config)
+    check_verifiers(rewards.verifier)
+    if any(one.name == "python" for verifier in chosen.values() for one in verifier.singles):
+        try_verifier(rewards)
+    for source, verifier in chosen.items():
+        if config.value.enabled and verifier.others_can_outweigh:
+            first = verifier.components[0]
+            log.warning(
+                "%s: %s has a weight of %g and the others %g together, so a right response may get no more than a "
+                "wrong one, and the value model takes the sign of the reward for success; give %s more than the others",
+                *(_key(source), first.label, first.weight, verifier.weight_of_others, first.label),
+            )
+    return rewards
+
+
+def _key(source: str) -> str:
+    return f"the verifier of source {source!r}" if source else "rewards.verifier"
 
 
 def make_stream(config: Config, sources: Sequence[PromptSource]) -> PromptStream:
@@ -110,9 +126,7 @@ def outside_code(config: Config) -> list[str]:
     """What the run will load that is code and not part of this package: said in its log before any of it runs."""
     named = []
     for source, verifier in source_verifiers(config).items():
-        if verifier.name == "python":
-            key = f"the verifier of source {source!r}" if source else "rewards.verifier"
-            named.append(f"{key} runs {verifier.options['path']}")
+        named += [f"{_key(source)} runs {one.options['path']}" for one in verifier.singles if one.name == "python"]
     if config.model.trust_remote_code:
         named.append(f"model.trust_remote_code: code in {config.model.path} runs")
     return named

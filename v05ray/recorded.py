@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from v05ray.types import Decision, Draw, Prior, Stop
+from v05ray.types import ComponentScore, Decision, Draw, Prior, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,13 @@ class RecordedRollout:
     seconds: float
     advantage: float | None
     verifier: str | None = None
-    """Null, as the two below, in ledgers of earlier versions."""
+    """Null, as `extracted` and `message`, in ledgers of earlier versions."""
     extracted: str | None = None
     """The answer that the verifier read; None where it found none, or does not say."""
     message: str | None = None
     """Why there was no verdict."""
+    components: tuple[ComponentScore, ...] = ()
+    """Of several verifiers each one's score; empty in ledgers of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from v05ray import durable
 from v05ray.evaluate import Draw, EvalReport, EvalRow
+from v05ray.ledger.columns import COMPONENT
 from v05ray.registry import ConfigError, RunError
-from v05ray.types import Prompt
+from v05ray.types import ComponentScore, Prompt
 
 SCHEMA = pa.schema(
     [
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
         ("num_tokens", pa.int32()),
         ("finish_reason", pa.string()),
         ("policy_version", pa.int64()),
+        ("components", pa.list_(pa.struct(COMPONENT))),  # one of each of several verifiers; empty where there is one
     ],
     metadata={"v05ray.responses.version": "1"},
 )
@@ -74,7 +76,9 @@ def read_responses(path: Path) -> list[EvalRow]:
 
 
 def _row(record: Mapping[str, Any]) -> EvalRow:
-    return EvalRow(**{name: record[name] for name in _ROW_FIELDS})
+    # Files of earlier versions have no components.
+    components = tuple(ComponentScore(**one) for one in record.get("components") or ())
+    return EvalRow(**{name: record[name] for name in _ROW_FIELDS if name != "components"}, components=components)
 
 
 class EvaluationFolder:

@@ -26,7 +26,8 @@ def write_samples(path: Path, step: int, groups: Sequence[RolloutGroup], *, num_
 
 def _verdict(scored: ScoredRollout) -> str:
     read = "" if scored.extracted is None else f", answer read: `{scored.extracted}`"
-    return f"{scored.verdict}{read}{f', {scored.message}' if scored.message else ''}"
+    scores = "".join(f", {one.label} {one.reward:+g}" for one in scored.components)
+    return f"{scored.verdict}{read}{scores}{f', {scored.message}' if scored.message else ''}"
 
 
 def _quoted(text: str) -> str:

@@ -138,19 +138,32 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class ComponentScore:
+    """What one of several verifiers gave: `ComponentScore("layout", -1.0, "wrong")`."""
+
+    label: str
+    reward: float
+    """In [-1, 1], before its weight; -1 where the verifier failed."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredRollout:
     """A rollout with its verdict."""
 
     rollout: Rollout
     reward: float
-    """In [-1, 1]."""
+    """In [-1, 1]; of several verifiers their weighted mean."""
     verdict: Verdict
+    """Of several verifiers the first one's, but the failure of any."""
     verifier: str = ""
-    """Name of the verifier that judged."""
+    """Name of the verifier that judged; of several their labels, `math + layout`."""
     extracted: str | None = None
     """The answer as the verifier read it from the response; None where it found none, or does not say."""
     message: str = ""
     """Why there is no verdict, of a failure; empty otherwise."""
+    components: tuple[ComponentScore, ...] = ()
+    """Of several verifiers each one's, in their order; after a hang or crash the one that was at work alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,16 @@ def test_a_job_for_this_machine_is_looked_at_whole(random_tiny_model: Path, tmp_
     assert "tokens/s (guessed), so about" in text
     assert "all is well" in text
 
+    assert "dry verdict, chain_sum: the reference of" in text
+
+    columns = (
+        "{name: python, path: 'tests.unit.rewards.borrowed:trl_columns', scale: as_is, label: graded, weight: 0.5}"
+    )
+    code, text = said(f"rewards.verifier=[last_integer, {columns}]")
+    assert code == 1
+    assert "error (last_integer +1, graded error); graded: TypeError: " in " ".join(text.split())
+    assert "missing a verdict of chain_sum: error: graded: TypeError" in " ".join(text.split())
+
     code, text = said("run.keep_checkpoints=1000000000", "rewards.verifier=no_such")
     assert code == 1
     assert "Traceback" not in text

@@ -35,6 +35,18 @@ async def test_verdicts_come_back_in_order_however_many_are_asked_for_at_once(re
     assert [v.rollout.sample_index for v in verdicts] == list(range(50))
 
 
+async def test_several_verifiers_give_one_reward_with_the_score_of_each():
+    layout = {"name": "python", "path": "tests.unit.rewards.borrowed:trl", "scale": "zero_one", "weight": 0.5}
+    config = RewardsConfig.model_validate({"verifier": [{"name": "exact", "weight": 1.5}, layout]})
+    actor: Any = ray.remote(RewardActor).options(num_cpus=0)
+    pool = RayRewardPool(actor.remote(config))
+    await pool.ready()
+    texts = ("7", "it is 7", "8")
+    found = await asyncio.gather(*(pool.score(make_prompt("p", answer="7"), rollout(text)) for text in texts))
+    assert [(one.reward, one.verdict) for one in found] == [(1.0, "correct"), (-0.5, "wrong"), (-1.0, "wrong")]
+    assert [(part.label, part.reward) for part in found[1].components] == [("exact", -1.0), ("trl", 1.0)]
+
+
 async def test_a_killed_reward_actor_comes_back_and_the_call_is_made_again(reward_actor: Any):
     pool = RayRewardPool(reward_actor)
     ray.kill(reward_actor, no_restart=False)

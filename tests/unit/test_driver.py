@@ -181,6 +181,14 @@ async def test_the_first_prior_is_the_measured_rate_of_the_policy_that_the_run_s
     assert {(row["prior"], row["prior_origin"]) for row in decisions} == {(0.5, "base_rate")}  # 3 of 4 are right
 
 
+async def test_the_first_prior_is_of_the_reward_where_that_is_not_only_right_or_wrong(tmp_path: Path):
+    world = World(generator=FakeGenerator({name: [1.0, 0.5, -0.5, -0.5] for name in NAMES}))
+    config = config_of(run={"num_steps": 1}, evaluation={"samples_per_prompt": 4})
+    await (await trainer_of(config, world, tmp_path)).run()
+    decisions = LedgerReader(tmp_path / "ledger").decisions(1).to_pylist()
+    assert {row["prior"] for row in decisions} == {0.125}  # 1 of 4 is right, which would be -0.5
+
+
 async def test_without_an_evaluation_the_value_model_is_asked_from_the_first_step(tmp_path: Path):
     world = World()
     await (await trainer_of(config_of(), world, tmp_path, eval_names=())).run()

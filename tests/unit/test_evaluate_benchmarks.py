@@ -17,6 +17,7 @@ from v05ray.eval_cli import add_parser, config_of
 from v05ray.evaluate import EvalReport, EvalRow, Kind, summarise
 from v05ray.evaluation_run import fingerprint, load_sets, output_folder
 from v05ray.registry import ConfigError
+from v05ray.rewards.by_source import source_verifiers
 
 SIX = ("aime24", "aime25", "amc23", "math500", "minerva", "olympiadbench")
 ROWS = {
@@ -96,6 +97,13 @@ def test_without_a_file_the_hub_is_asked_for_the_published_rows():
 def test_a_file_of_ones_own_is_a_set_too(model, files):
     config = asked(str(model), "--data", f"mine={files['aime24']}")
     assert [prompt.source for prompt in load_sets(config, CharTokenizer())] == ["mine", "mine"]
+
+
+def test_a_set_can_be_judged_by_other_verifiers(model, files):
+    flags = ["data.eval.1.verifier=[math, {name: exact, weight: 0.5}]", "data.eval.2.verifier=exact"]
+    config = asked(str(model), *data_flags(files), *flags)
+    shown = {name: verifier.shown for name, verifier in source_verifiers(config).items()}
+    assert shown == {"": "math", **dict.fromkeys(SIX, "math"), "aime25": "math + exact", "amc23": "exact"}
 
 
 def test_a_saved_data_set_is_read_by_its_split_and_in_its_own_fields(model, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.killing import kill_at_every_point, killed_at_work
 from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter
 from v05ray.ledger.writer import link
-from v05ray.types import Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
+from v05ray.types import ComponentScore, Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
 
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "mode": "async", "halt_fraction": 0.0625}
 
@@ -42,12 +42,21 @@ def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1
 def test_a_ledger_without_the_verifiers_columns_is_still_read(tmp_path):
     LedgerWriter(tmp_path).append_step(1, [make_group()], {}, META)
     (path,) = tmp_path.glob("rollouts-*.parquet")
-    pq.write_table(pq.read_table(path).drop_columns(["verifier", "extracted", "message"]), path)
+    pq.write_table(pq.read_table(path).drop_columns(["verifier", "extracted", "message", "components"]), path)
     (group,) = LedgerReader(tmp_path).groups(1)
-    assert [(r.verdict, r.verifier, r.extracted, r.message) for r in group.rollouts[:2]] == [
-        ("correct", None, None, None),
-        ("wrong", None, None, None),
+    assert [(r.verdict, r.verifier, r.extracted, r.message, r.components) for r in group.rollouts[:2]] == [
+        ("correct", None, None, None, ()),
+        ("wrong", None, None, None, ()),
     ]
+
+
+def test_the_scores_of_several_verifiers_come_back(tmp_path):
+    group = make_group()
+    both = (ComponentScore("math", 1.0, "correct"), ComponentScore("layout", -1.0, "error"))
+    scored = (replace(group.scored[0], components=both), *group.scored[1:])
+    LedgerWriter(tmp_path).append_step(1, [replace(group, scored=scored)], {}, META)
+    (read,) = LedgerReader(tmp_path).groups(1)
+    assert [rollout.components for rollout in read.rollouts] == [both, (), ()]
 
 
 def append(folder: Path, steps: range, mark: str = "") -> None:
@@ -81,6 +90,7 @@ def test_rows_hold_what_was_drawn(tmp_path):
         "verifier": "math",
         "extracted": "1",
         "message": "",
+        "components": [],
     }
     decisions = LedgerReader(tmp_path).decisions(12).to_pylist()
     assert decisions[1] == {

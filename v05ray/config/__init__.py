@@ -19,10 +19,12 @@ from v05ray.config.run import (
     TrackingConfig,
 )
 from v05ray.config.section import Fraction, Section, Spec
+from v05ray.config.verifier import Component, VerifierSpec
 
 __all__ = [
     "BudgetConfig",
     "ClusterConfig",
+    "Component",
     "Config",
     "DataConfig",
     "EvaluationConfig",
@@ -39,6 +41,7 @@ __all__ = [
     "Spec",
     "TrackingConfig",
     "ValueConfig",
+    "VerifierSpec",
 ]
 
 

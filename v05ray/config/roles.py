@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from v05ray.config.section import FilePath, Fraction, Section, Spec, Threads
+from v05ray.config.section import FilePath, Fraction, Section, Threads
+from v05ray.config.verifier import VerifierSpec
 
 
 class GeneratorsConfig(Section):
@@ -172,13 +173,15 @@ class ValueConfig(Section):
 class RewardsConfig(Section):
     """Verifiers."""
 
-    verifier: Spec = Spec(name="math")
+    verifier: VerifierSpec = VerifierSpec(name="math")
     """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`: a
     reward function in the form of ours, TRL's, verl's or slime's, and `scale: zero_one | signed | as_is` for the latter
-    three; see `rewards.functions`."""
+    three; see `rewards.functions`. Or a list of these, each with a `weight` and, if wanted, a `label`: the reward is
+    the weighted mean of theirs, and the first one says what is right."""
     truncated: Literal["wrong", "judge"] | None = None
     """A response cut off at `sampling.max_tokens`: `wrong` unless its answer was finished before (a closed box or tag,
-    a whole statement of the answer), or `judge` it as it is. None: `wrong` for `math`, `judge` for the others."""
+    a whole statement of the answer), or `judge` it as it is. None: `wrong` for `math`, `judge` for the others, each of
+    several verifiers by itself."""
     max_error_fraction: float = Field(default=0.3, ge=0, le=1)
     """A step of which more verdicts than this say nothing about the response (`error`, `crash`, `timeout`, `unreadable`
     reference) ends the run before anything is learned from it; 1 never does."""

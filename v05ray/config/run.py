@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
 
 from v05ray.config.section import FilePath, Fraction, Section, Spec
+from v05ray.config.verifier import VerifierSpec
 from v05ray.types import Sampling
 
 
@@ -67,8 +68,8 @@ class SourceSpec(Spec):
     label: str | None = Field(default=None, min_length=1)
     """What metrics call the source's prompts; None keeps the name of the task, of the record
     (`data_source`) or of the file."""
-    verifier: Spec | None = None
-    """Judges the source's responses instead of `rewards.verifier`."""
+    verifier: VerifierSpec | None = None
+    """Judges the source's responses instead of `rewards.verifier`: one, or a list as there."""
 
     @model_serializer(mode="wrap")
     def _without_unset(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -43,6 +43,8 @@ class Spec(BaseModel):
     """A named choice with its options: `{name: osla, cold_start: 4}`; a bare string means the name alone."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    several_of: "ClassVar[type[Spec] | None]" = None
+    """What a list in its place holds; None where there cannot be one."""
     name: str
 
     @model_validator(mode="before")

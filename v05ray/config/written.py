@@ -187,6 +187,8 @@ def element(annotation: Any) -> Any:
         origin, arguments = get_origin(member), get_args(member)
         if isinstance(origin, type) and issubclass(origin, Sequence) and arguments:
             return arguments[0]
+        if isinstance(member, type) and issubclass(member, Spec) and member.several_of is not None:
+            return member.several_of
     return Any
 
 

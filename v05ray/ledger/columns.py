@@ -1,16 +1,20 @@
 """The columns of the two files, and the way of a group into rows and back."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
 from v05ray.recorded import RecordedGroup, RecordedRollout
-from v05ray.types import Decision, Draw, Prior, RolloutGroup, Stop
+from v05ray.types import ComponentScore, Decision, Draw, Prior, RolloutGroup, Stop
 
 GREEDY_INDEX = -1
 FORMAT_VERSION = 1
 """Raised when a column changes its meaning; columns that are only added keep it (old steps read them as null)."""
+
+COMPONENT = [("label", pa.string()), ("reward", pa.float64()), ("verdict", pa.string())]
+"""A `types.ComponentScore`."""
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -35,6 +39,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("verifier", pa.string()),
         ("extracted", pa.string()),  # the answer that the verifier read; null where it found none
         ("message", pa.string()),  # why there is no verdict; empty where there is one
+        ("components", pa.list_(pa.struct(COMPONENT))),  # one of each of several verifiers; empty where there is one
     ],
     metadata={"v05ray.ledger.version": str(FORMAT_VERSION)},
 )
@@ -99,6 +104,7 @@ def rollout_rows(
                 "verifier": scored.verifier,
                 "extracted": scored.extracted,
                 "message": scored.message,
+                "components": [asdict(one) for one in scored.components],
             }
 
 
@@ -135,10 +141,7 @@ def recorded_group(step: int, decided: list[dict[str, Any]], drawn: list[dict[st
     prior = None
     if decided and decided[0]["group_prior"] is not None:
         prior = Prior(prompt_id, decided[0]["group_prior"], decided[0]["prior_version"], decided[0]["prior_origin"])
-    rollouts = tuple(
-        RecordedRollout(**{name: row[name] for name in RecordedRollout.__slots__})
-        for row in sorted(drawn, key=lambda row: row["sample_index"])
-    )
+    rollouts = tuple(_rollout(row) for row in sorted(drawn, key=lambda row: row["sample_index"]))
     greedy = rollouts[0] if rollouts and rollouts[0].sample_index == GREEDY_INDEX else None
     decisions = tuple(_decision(row) for row in sorted(decided, key=lambda row: row["sequence"]))
     first = drawn[0] if drawn else {"prompt": "", "answer": "", "source": "", "prompt_tokens": 0}
@@ -154,6 +157,12 @@ def recorded_group(step: int, decided: list[dict[str, Any]], drawn: list[dict[st
         decisions,
         greedy,
     )
+
+
+def _rollout(row: Mapping[str, Any]) -> RecordedRollout:
+    names = [name for name in RecordedRollout.__slots__ if name != "components"]
+    components = tuple(ComponentScore(**one) for one in row["components"] or ())
+    return RecordedRollout(**{name: row[name] for name in names}, components=components)
 
 
 def _decision(row: Mapping[str, Any]) -> Decision:

@@ -77,6 +77,7 @@ def _short(text: str) -> str:
 def _rollout(rollout: RecordedRollout) -> str:
     advantage = "" if rollout.advantage is None else f", advantage {rollout.advantage:+.4f}"
     read = "" if rollout.extracted is None else f", answer {textwrap.shorten(rollout.extracted, 40)!r}"
+    read += "".join(f", {one.label} {one.reward:+g}" for one in rollout.components)
     read += f", {rollout.message}" if rollout.message else ""
     return (
         f"rollout {rollout.sample_index}: reward {rollout.reward:+g} ({rollout.verdict}{read}), "

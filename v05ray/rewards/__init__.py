@@ -10,6 +10,8 @@
 - `functions`      reward functions in the forms of other trainers
 - `self_check`     references that no response can equal, found when they are loaded
 - `verdicts`       verdicts by kind, and when too many fail
+- `combined`       one verdict of several verifiers, by weight; `by_source`: which verifier judges which source
+- `dry_run`        a verdict of each verifier before a run
 - `votes`          what votes together in a majority
 - `verifiers`      the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `python`; `judged`: what they return
 - `worker`         one process that judges, killed at its deadline

@@ -13,14 +13,15 @@ import logging
 import math
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Any, get_args
 
 from v05ray.config import RewardsConfig
 from v05ray.registry import ConfigError
+from v05ray.rewards.by_source import check_verifiers, take_apart
 from v05ray.rewards.process import WorkerDied, WorkerProcess, encode
-from v05ray.rewards.verifiers import check_verifier
-from v05ray.types import Prompt, Rollout, ScoredRollout, Verdict
+from v05ray.types import ComponentScore, Prompt, Rollout, ScoredRollout, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Failure:
 class _Job:
     rollout: Rollout
     request: bytes
+    verifier: str
+    """What judges it, as it is shown."""
     result: asyncio.Future[ScoredRollout]
     num_deaths: int = 0
     """Workers that died over it."""
@@ -70,7 +73,10 @@ class VerifierPool:
     idle_s: float = IDLE_S
 
     def __post_init__(self) -> None:
-        check_verifier(self.config.verifier.name, self.config.verifier.options)
+        check_verifiers(self.config.verifier)
+        default, by_label = take_apart(self.config.verifier)
+        self._shown = default.shown
+        self._shown_by_label = {label: verifier.shown for label, verifier in by_label.items()}
         self._waiting: deque[_Job] = deque()
         self._arrived = asyncio.Event()
         self._verdicts: Counter[str] = Counter()
@@ -104,7 +110,8 @@ class VerifierPool:
         self._check_open()
         if not self._servers:
             await self.start()
-        job = _Job(rollout, _request(prompt, rollout), asyncio.get_running_loop().create_future())
+        verifier = self._shown_by_label.get(prompt.source, self._shown)
+        job = _Job(rollout, _request(prompt, rollout), verifier, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._arrived.set()
         return await job.result
@@ -152,7 +159,7 @@ class VerifierPool:
                 self._discard(worker)
             error = next(one for one in spawned if isinstance(one, BaseException))
             if isinstance(error, OSError | TimeoutError | WorkerDied):
-                name = self.config.verifier.name
+                name = self.config.verifier.shown
                 raise ConfigError(f"verifier {name!r} could not be started: {error}; try it on its own") from error
             raise error
         for worker in workers:
@@ -219,7 +226,7 @@ class VerifierPool:
                 self._put_back(jobs)
             else:
                 for job in jobs:
-                    self._finish(job, -1.0, "crash", "no worker could be started")
+                    self._fail(job, "crash", "no worker could be started")
 
     async def _replace(self, worker: WorkerProcess | None) -> WorkerProcess | None:
         """A fresh worker; None if it could not be started."""
@@ -262,14 +269,14 @@ class VerifierPool:
                 try:
                     reply = await worker.receive(self.config.deadline_s)
                 except TimeoutError as error:
-                    self._finish(left.popleft(), -1.0, "timeout", str(error))
+                    self._fail(left.popleft(), "timeout", str(error), worker.at)
                     return False
                 except WorkerDied as error:
                     left[0].num_deaths += 1
                     if left[0].num_deaths >= _DEATHS_TO_BLAME:
-                        self._finish(left.popleft(), -1.0, "crash", str(error))
+                        self._fail(left.popleft(), "crash", str(error), worker.at)
                     return False
-                self._finish(left.popleft(), reply["reward"], reply["verdict"], reply["message"], reply["extracted"])
+                self._finish(left.popleft(), reply)
                 if reply["retiring"]:
                     return False
             return True
@@ -280,20 +287,31 @@ class VerifierPool:
             elif left:
                 self._put_back(list(left))
 
-    def _finish(self, job: _Job, reward: float, verdict: Verdict, message: str, extracted: str | None = None) -> None:
+    def _fail(self, job: _Job, verdict: Verdict, message: str, at: str | None = None) -> None:
+        """A verdict that no worker gave; `at` names the one of several verifiers that was at work."""
+        components = [] if at is None else [[at, -1.0, verdict]]
+        message = message if at is None else f"{at}: {message}"
+        self._finish(
+            job,
+            {"reward": -1.0, "verdict": verdict, "message": message, "extracted": None, "components": components},
+        )
+
+    def _finish(self, job: _Job, reply: Mapping[str, Any]) -> None:
         if job.result.done():
             return
         if self._closed:
             self._raise_closed(job)  # `close` killed the worker: no fault of the response's
             return
+        verdict, message = reply["verdict"], reply["message"]
         self._verdicts[verdict] += 1
         if message:
             rollout = job.rollout
             self.failures.append(Failure(rollout.prompt_id, rollout.sample_index, verdict, message))
             level = logging.WARNING if self._verdicts[verdict] <= _LOGGED_FAILURES else logging.DEBUG
             log.log(level, "verifier %s on %s[%d]: %s", verdict, rollout.prompt_id, rollout.sample_index, message)
+        components = tuple(ComponentScore(*one) for one in reply.get("components", ()))
         job.result.set_result(
-            ScoredRollout(job.rollout, reward, verdict, self.config.verifier.name, extracted, message)
+            ScoredRollout(job.rollout, reply["reward"], verdict, job.verifier, reply["extracted"], message, components)
         )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from v05ray.config import RewardsConfig
 from v05ray.registry import ConfigError
-from v05ray.rewards.verifiers import truncated_by_default
 
 START_TIMEOUT_S = 120.0
 """Importing a verifier's libraries takes a second or two; on a machine that is short of everything, much longer."""
@@ -38,6 +37,8 @@ class WorkerProcess:
         self._process, self._lifeline, self._requests, self._replies = _launch()
         self._unsent = bytearray()
         self._received = asyncio.StreamReader()
+        self.at: str | None = None
+        """Label of the verifier that has begun last, where there are several; None between two verdicts."""
         self._loop.add_reader(self._replies, self._read)
 
     @property
@@ -52,10 +53,8 @@ class WorkerProcess:
 
     async def greet(self, config: RewardsConfig) -> None:
         """Waits until the verifier is built. Raises `ConfigError` if it cannot be, `WorkerDied`, or `TimeoutError`."""
-        spec = config.verifier
-        truncated = config.truncated or truncated_by_default(spec.name)
-        hello = {"verifier": spec.name, "options": spec.options, "truncated": truncated}
-        self.send(encode({**hello, "memory_mib": config.memory_mib}))
+        verifier = config.verifier.model_dump(mode="json")
+        self.send(encode({"verifier": verifier, "truncated": config.truncated, "memory_mib": config.memory_mib}))
         reply = await self.receive(START_TIMEOUT_S)
         if "failed" in reply:
             raise ConfigError(f"rewards.verifier: {reply['failed']}")
@@ -88,13 +87,27 @@ class WorkerProcess:
             self._received.feed_eof()
 
     async def receive(self, timeout_s: float) -> dict[str, Any]:
-        """The next reply. Raises `TimeoutError`, or `WorkerDied` if the process ended."""
+        """The next reply, within `timeout_s`. Raises `TimeoutError`, or `WorkerDied` if the process ended.
+
+        Both leave in `at` which of several verifiers was at work.
+        """
+        self.at, end = None, time.monotonic() + timeout_s
+        while True:
+            try:
+                reply = await self._line(max(0.0, end - time.monotonic()))
+            except TimeoutError:
+                raise TimeoutError(f"no verdict within {timeout_s:g} s") from None
+            if "at" not in reply:
+                return reply
+            self.at = reply["at"]
+
+    async def _line(self, timeout_s: float) -> dict[str, Any]:
         reading = asyncio.ensure_future(self._received.readline())
         try:
             # Not `wait_for`: a reply that came in time, while the event loop was busy elsewhere, still counts.
             await asyncio.wait({reading}, timeout=timeout_s)
             if not reading.done():
-                raise TimeoutError(f"no verdict within {timeout_s:g} s")
+                raise TimeoutError
         finally:
             reading.cancel()
         try:

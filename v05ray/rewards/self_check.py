@@ -6,8 +6,9 @@ In this process and without math-verify's grammars where text decides, so that t
 import logging
 from collections.abc import Callable, Sequence
 
-from v05ray.config import Spec
+from v05ray.config import Spec, VerifierSpec
 from v05ray.rewards.answers import last_integer
+from v05ray.rewards.by_source import take_apart
 from v05ray.rewards.references import UnreadableReference, read_reference
 from v05ray.rewards.verifiers import verifiers
 from v05ray.types import Prompt
@@ -21,34 +22,39 @@ _SCORED = 64
 """Prompts of a reasoning_gym source whose own answer is scored; a scorer may take long."""
 
 
-def reference_check(verifier: Spec) -> ReferenceCheck | None:
+def reference_check(verifier: VerifierSpec) -> ReferenceCheck | None:
     """The check of references for a verifier; None where only the verifier itself knows what its references mean.
 
     `exact` takes any text; what a `python` verifier takes is its own affair, and its code is not run here. See
     `check_scorer` for `reasoning_gym`.
     """
-    if verifier.name == "by_source":
-        default, by_label = _parts(verifier)
-        otherwise = reference_check(default)
-        checks = {label: reference_check(one) for label, one in by_label.items()}
+    default, by_label = take_apart(verifier)
+    otherwise = _check_of(default)
+    checks = {label: _check_of(one) for label, one in by_label.items()}
+    if otherwise is None and not any(checks.values()):
+        return None
 
-        def of_source(prompt: Prompt) -> str | None:
-            check = checks.get(prompt.source, otherwise)
-            return None if check is None else check(prompt)
+    def of_source(prompt: Prompt) -> str | None:
+        check = checks.get(prompt.source, otherwise)
+        return None if check is None else check(prompt)
 
-        return of_source
+    return of_source
+
+
+def _check_of(verifier: VerifierSpec) -> ReferenceCheck | None:
+    """Of several verifiers each one has to be able to read the reference: one that cannot fails every verdict."""
+    found = [check for one in verifier.singles if (check := _single_check(one)) is not None]
+    if not found:
+        return None
+    return lambda prompt: next((reason for check in found if (reason := check(prompt)) is not None), None)
+
+
+def _single_check(verifier: Spec) -> ReferenceCheck | None:
     if verifier.name == "math":
         return _math_check(int(verifier.options.get("timeout_s", 5)))
     if verifier.name == "last_integer":
         return _integer_reason
     return None
-
-
-def _parts(verifier: Spec) -> tuple[Spec, dict[str, Spec]]:
-    """The default and the verifiers by source of a `by_source`."""
-    options = verifier.options
-    by_label = {label: Spec.model_validate(one) for label, one in options["sources"].items()}
-    return Spec.model_validate(options["default"]), by_label
 
 
 def _integer_reason(prompt: Prompt) -> str | None:
@@ -76,20 +82,23 @@ def _math_check(timeout_s: int) -> ReferenceCheck:
     return reason
 
 
-def check_scorer(verifier: Spec, prompts: Sequence[Prompt]) -> list[str]:
+def check_scorer(verifier: VerifierSpec, prompts: Sequence[Prompt]) -> list[str]:
     """Prompt ids, of some, whose own answer the reasoning_gym scorer does not call right; it can then be no reference.
 
     Warns and refuses nothing: some tasks accept answers that are not the one they name.
     """
-    if verifier.name == "by_source":
-        default, by_label = _parts(verifier)
-        wrong = check_scorer(default, [prompt for prompt in prompts if prompt.source not in by_label])
-        for label, one in by_label.items():
-            wrong += check_scorer(one, [prompt for prompt in prompts if prompt.source == label])
-        return wrong
-    if verifier.name != "reasoning_gym" or not prompts:
+    default, by_label = take_apart(verifier)
+    wrong = _unscored(default, [prompt for prompt in prompts if prompt.source not in by_label])
+    for label, one in by_label.items():
+        wrong += _unscored(one, [prompt for prompt in prompts if prompt.source == label])
+    return wrong
+
+
+def _unscored(verifier: VerifierSpec, prompts: Sequence[Prompt]) -> list[str]:
+    spec = next((one for one in verifier.singles if one.name == "reasoning_gym"), None)
+    if spec is None or not prompts:
         return []
-    verify = verifiers.build(verifier.name, verifier.options)
+    verify = verifiers.build(spec.name, spec.options)
     step = -(-len(prompts) // _SCORED)
     looked_at = [prompt for prompt in prompts[::step] if prompt.answer]
     wrong = [prompt.prompt_id for prompt in looked_at if not verify(prompt, f"<answer>{prompt.answer}</answer>")]

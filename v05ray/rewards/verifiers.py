@@ -78,7 +78,8 @@ def last_integer_equals() -> Verifier:
         text = without_thinking(response)
         if text is None:
             return Judged(False)
-        return Judged(last_integer(text) == wanted, last_number(text))
+        given = last_number(text)
+        return Judged(given == wanted, given)
 
     return verify
 
@@ -164,21 +165,3 @@ def python(
     ):
         target = partial(target, **arguments)
     return adapt(target, path, scale=scale, completions=completions, arguments=arguments)
-
-
-@verifiers.register("by_source")
-def by_source(default: Mapping[str, Any], sources: Mapping[str, Mapping[str, Any]]) -> Verifier:
-    """Each prompt is judged by the verifier of its source, others by `default`; each one is `{name, **options}`.
-
-    What `verifier:` in an entry of `data.train` or `data.eval` comes to.
-    """
-
-    def build(spec: Mapping[str, Any]) -> Verifier:
-        return verifiers.build(spec["name"], {name: value for name, value in spec.items() if name != "name"})
-
-    of_source, otherwise = {name: build(spec) for name, spec in sources.items()}, build(default)
-
-    def verify(prompt: Prompt, response: str) -> Any:
-        return of_source.get(prompt.source, otherwise)(prompt, response)
-
-    return verify

@@ -2,9 +2,10 @@
 
 Run as `python -m v05ray.rewards.worker REQUESTS_FD REPLIES_FD LIFELINE_FD`. One JSON object a line, both ways:
 
-    <- {"verifier": NAME, "options": {...}, "truncated": "wrong" | "judge", "memory_mib": N | null}
+    <- {"verifier": SPEC, "truncated": "wrong" | "judge" | null, "memory_mib": N | null}
     -> {"ready": true}                                     or {"failed": MESSAGE}, and the end
     <- {"prompt": {...}, "response": TEXT, "finish_reason": F}
+    -> {"at": LABEL}                                       as each of several verifiers begins
     -> {"reward": R, "verdict": V, "message": M, "extracted": TEXT | null, "retiring": false}
 
 The process never outlives its parent, whatever the verifier does: the lifeline is a pipe of which the parent alone
@@ -23,10 +24,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from v05ray.registry import ConfigError
+from v05ray.rewards.combined import Judge, build_judge
 from v05ray.rewards.extract import has_finished_answer
 from v05ray.rewards.judged import Judged
 from v05ray.rewards.references import UnreadableReference
-from v05ray.rewards.verifiers import Truncated, Verifier, verifiers
+from v05ray.rewards.verifiers import Truncated, Verifier, truncated_by_default, verifiers
 from v05ray.types import FinishReason, Prompt, Verdict
 
 _MESSAGE_CHARS = 500
@@ -44,7 +46,11 @@ def main() -> None:
             return
         hello = json.loads(greeting)
         try:
-            verifier = verifiers.build(hello["verifier"], hello["options"])
+            judge_one = build_judge(
+                hello["verifier"],
+                lambda name, options: single(name, options, hello["truncated"]),
+                lambda label: _send(replies_fd, {"at": label}),
+            )
         except ConfigError as error:
             _send(replies_fd, {"failed": str(error)})
             return
@@ -53,16 +59,16 @@ def main() -> None:
         _send(replies_fd, {"ready": True})
         for line in requests:
             request = json.loads(line)
-            reply = judge(
-                verifier,
-                _prompt(request["prompt"]),
-                request["response"],
-                finish_reason=request["finish_reason"],
-                truncated=hello["truncated"],
-            )
+            reply = judge_one(_prompt(request["prompt"]), request["response"], request["finish_reason"])
             _send(replies_fd, reply)
             if reply["retiring"]:
                 return
+
+
+def single(name: str, options: Mapping[str, Any], truncated: Truncated | None = None) -> Judge:
+    """The judge of one verifier of the registry; `truncated` None: as its kind has it by default."""
+    verifier, rule = verifiers.build(name, options), truncated or truncated_by_default(name)
+    return lambda prompt, response, finish: judge(verifier, prompt, response, finish_reason=finish, truncated=rule)
 
 
 def judge(

@@ -8,7 +8,7 @@ import asyncio
 import math
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,13 @@ class Shared:
     port: int
 
 
-def config_of(recipe: str, model: Path) -> Config:
-    return load_config(JOB, [f"recipe={recipe}", f"model.path={model}", *SMALL])
+def config_of(recipe: str, model: Path, *overrides: str) -> Config:
+    return load_config(JOB, [f"recipe={recipe}", f"model.path={model}", *SMALL, *overrides])
+
+
+def one_number(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> list[float]:
+    """In TRL's form: 1 for a response that is a number alone."""
+    return [float(text.strip().isdigit()) for text in completions]
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +240,26 @@ def test_two_steps_on_real_engines(name: str, shared: Shared, tiny_model: Path, 
             assert (len(set(priors)) > 1) == (step > 1)
         else:
             assert priors == [None] * PROMPTS_PER_STEP
+
+
+def test_two_steps_with_several_verifiers(shared: Shared, tiny_model: Path, tmp_path: Path):
+    alone = f"{{name: python, path: '{__name__}:one_number', scale: zero_one, weight: 0.2}}"
+    config = config_of("v05", tiny_model, f"rewards.verifier=[last_integer, {alone}]")
+    rewards = VerifierPool(config.rewards)
+    try:
+        result = shared.loop.run(train(replace(shared, rewards=rewards), config, tmp_path))
+    finally:
+        rewards.close()
+    assert result.moved
+    for step, metrics in enumerate(result.steps, 1):
+        rollouts = [rollout for group in result.ledger.groups(step) for rollout in group.rollouts]
+        for rollout in rollouts:
+            right, form = rollout.components
+            assert (right.label, form.label) == ("last_integer", "one_number")
+            assert rollout.verdict == right.verdict
+            assert rollout.reward == pytest.approx((right.reward + 0.2 * form.reward) / 1.2)
+            assert form.reward == (1 if rollout.response.strip().isdigit() else -1)
+        assert metrics["rewards/one_number/errors"] == metrics["rewards/last_integer/errors"] == 0
+        assert metrics["critic/score/mean"] == pytest.approx(
+            (metrics["rewards/last_integer/mean"] + 0.2 * metrics["rewards/one_number/mean"]) / 1.2
+        )

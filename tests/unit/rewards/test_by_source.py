@@ -7,8 +7,9 @@ from v05ray.config_files import make_config
 from v05ray.preflight import outside_code
 from v05ray.registry import ConfigError
 from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
+from v05ray.rewards.combined import build_judge
 from v05ray.rewards.pool import VerifierPool
-from v05ray.rewards.verifiers import verifiers
+from v05ray.rewards.worker import single
 from v05ray.types import Rollout
 
 
@@ -25,11 +26,11 @@ def test_each_source_is_judged_by_its_own_verifier():
     rewards = with_source_verifiers(
         config([source(label="sums"), source(label="words", verifier={"name": "exact", "ignore_case": True})])
     )
-    verify = verifiers.build(rewards.verifier.name, rewards.verifier.options)
+    verify = build_judge(rewards.verifier.model_dump(mode="json"), single)
     sums, words = make_prompt("s", answer="4", source="sums"), make_prompt("w", answer="Oui", source="words")
-    assert verify(sums, "it is 4").reward is True
-    assert verify(words, "it is Oui").reward is False
-    assert verify(words, " oui ").reward is True
+    assert verify(sums, "it is 4", "stop")["verdict"] == "correct"
+    assert verify(words, "it is Oui", "stop")["verdict"] == "wrong"
+    assert verify(words, " oui ", "stop")["verdict"] == "correct"
 
 
 def test_without_verifiers_of_sources_nothing_changes():

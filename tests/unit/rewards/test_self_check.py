@@ -6,13 +6,13 @@ import pytest
 
 from tests.unit.data.tokenizing import CharTokenizer
 from tests.unit.rewards.cases import EQUAL
-from v05ray.config import DataConfig, Spec
+from v05ray.config import DataConfig, VerifierSpec
 from v05ray.data import load_splits
 from v05ray.registry import ConfigError
 from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.types import Prompt
 
-MATH = Spec(name="math")
+MATH = VerifierSpec(name="math")
 
 
 def prompt(answer: str, **metadata: object) -> Prompt:
@@ -64,21 +64,21 @@ def test_other_bad_rows_count_too(tmp_path):
 
 @pytest.mark.parametrize("answer", ["7", "-1,234", "7.0"])
 def test_last_integer_takes_integers(answer):
-    check = reference_check(Spec(name="last_integer"))
+    check = reference_check(VerifierSpec(name="last_integer"))
     assert check is not None
     assert check(prompt(answer)) is None
 
 
 @pytest.mark.parametrize("answer", ["7.5", "seven", ""])
 def test_last_integer_refuses_what_is_none(answer):
-    check = reference_check(Spec(name="last_integer"))
+    check = reference_check(VerifierSpec(name="last_integer"))
     assert check is not None
     assert "is not an integer" in (check(prompt(answer)) or "")
 
 
 @pytest.mark.parametrize("name", ["exact", "python", "reasoning_gym"])
 def test_other_verifiers_know_their_references_themselves(name):
-    assert reference_check(Spec(name=name)) is None
+    assert reference_check(VerifierSpec(name=name)) is None
 
 
 def test_a_scorer_that_does_not_know_its_own_answer_is_named(caplog):
@@ -86,7 +86,7 @@ def test_a_scorer_that_does_not_know_its_own_answer_is_named(caplog):
 
     entry = reasoning_gym.create_dataset("chain_sum", size=1, seed=1)[0]
     right, wrong = (prompt(answer, task="chain_sum", entry=entry) for answer in (entry["answer"], "x"))
-    spec = Spec(name="reasoning_gym")
+    spec = VerifierSpec(name="reasoning_gym")
     assert check_scorer(spec, [right, right]) == []
     assert check_scorer(spec, [right, wrong]) == ["p1"]
     assert "1 of 2 prompts" in caplog.text
