@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.generation.sharing import SharedBundle, mapped, shared
+from v05ray.lean_imports import lean_transformers
 from v05ray.model_folder import checkpoint_shapes, is_derived
 from v05ray.registry import ConfigError
 from v05ray.types import FinishReason, Sampling
@@ -83,6 +84,7 @@ class VllmCore:
         self._shapes = checkpoint_shapes(model_path)
         _route_logs(log_file)
 
+        lean_transformers()
         from vllm import EngineArgs
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
         from vllm.exceptions import VLLMValidationError

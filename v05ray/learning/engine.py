@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from v05ray.config import LearnerConfig
+from v05ray.lean_imports import without
 from v05ray.learning.environment import environment as environment
 from v05ray.registry import ConfigError
 
@@ -75,7 +76,8 @@ def zero_config(learner: LearnerConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 def join(rank: int, world_size: int, master_addr: str, port: int, device: torch.device, timeout_s: float) -> None:
     """Joins the gang's process group; returns when all ranks are there, raises when they are not within `timeout_s`."""
-    import deepspeed
+    with without("mlflow"):  # its autotuner, which is not used, would import it
+        import deepspeed
     import deepspeed.ops
     from deepspeed.utils import logger
 

@@ -20,6 +20,7 @@ from tabpfn.architectures import tabpfn_v2_5
 from tabpfn.architectures.tabpfn_v2_5 import TabPFNV2p5
 from torch import Tensor, nn
 
+from v05ray.lean_imports import lean_transformers
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.adapter import AdapterConfig, TokenAdapter
@@ -240,6 +241,7 @@ class PublishedBackend:
         for path in (checkpoint, backbone / "config.json", head):
             if not path.exists():
                 raise ConfigError(f"published V0: {path} does not exist; the weights are gated, see value.published")
+        lean_transformers()
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         local: Any = {"local_files_only": True, "trust_remote_code": False}

@@ -1,0 +1,32 @@
+"""Packages that a library imports with itself and that nothing here uses of it: seconds in every process of a run."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """Inside, an import of these packages fails as where they are not installed, unless they were imported before.
+
+    For libraries that do without them. Afterwards they can be imported by whatever wants them.
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is Python's own mark for it
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def lean_transformers() -> None:
+    """To be called before a process imports models or tokenizers of transformers.
+
+    transformers then does without scikit-learn, whose import takes a second: it wants it for one way of assisted
+    decoding.
+    """
+    with without("sklearn"):
+        from transformers.utils.import_utils import is_sklearn_available
+
+        is_sklearn_available()  # transformers keeps the answer
