@@ -23,10 +23,10 @@ def without(*packages: str) -> Iterator[None]:
 def lean_transformers() -> None:
     """To be called before a process imports models or tokenizers of transformers.
 
-    transformers then does without scikit-learn, whose import takes a second: it wants it for one way of assisted
-    decoding.
+    transformers then does without scikit-learn and SciPy, whose imports take a second and a half: it wants them for one
+    way of assisted decoding and for the losses of object detection.
     """
-    with without("sklearn"):
-        from transformers.utils.import_utils import is_sklearn_available
+    with without("sklearn", "scipy"):
+        from transformers.utils.import_utils import is_scipy_available, is_sklearn_available
 
-        is_sklearn_available()  # transformers keeps the answer
+        is_sklearn_available(), is_scipy_available()  # transformers keeps the answers
