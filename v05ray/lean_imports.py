@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
 
 
 @contextmanager
@@ -17,6 +19,28 @@ def without(*packages: str) -> Iterator[None]:
         yield
     finally:
         for name in hidden:
+            del sys.modules[name]
+
+
+@contextmanager
+def bare(*packages: str) -> Iterator[None]:
+    """Inside, modules of these packages can be imported without what the packages' own `__init__` imports.
+
+    Give each package after the one it is in. One that was imported before stays as it is; the others can be imported
+    whole afterwards, and share the modules that are there by then.
+    """
+    made = []
+    try:
+        for name in packages:
+            spec = None if name in sys.modules else find_spec(name)
+            if spec is None or spec.submodule_search_locations is None:
+                continue
+            sys.modules[name] = package = ModuleType(name)
+            package.__path__ = list(spec.submodule_search_locations)
+            made.append(name)
+        yield
+    finally:
+        for name in made:
             del sys.modules[name]
 
 
