@@ -53,4 +53,5 @@ def lean_transformers() -> None:
     with without("sklearn", "scipy"):
         from transformers.utils.import_utils import is_scipy_available, is_sklearn_available
 
-        is_sklearn_available(), is_scipy_available()  # transformers keeps the answers
+        for is_there in (is_sklearn_available, is_scipy_available):
+            is_there()  # transformers keeps the answer

@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,21 @@ def shard_frozen(module: nn.Module, dtype: torch.dtype) -> Any:
         return initialize(model=module, config=config)[0]
 
 
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Inside, `torch.compile` leaves functions as they are.
+
+    As it looks whether an optimiser is one of its own, DeepSpeed imports another one that marks a function with it, and
+    to mark it is to import the compiler: a second.
+    """
+    before: Any = torch.compile
+    torch.compile = lambda model=None, **options: model or (lambda function: function)
+    try:
+        yield
+    finally:
+        torch.compile = before
+
+
 class ZeroEngine:
     """A model with its sharded AdamW optimiser. All ranks call the same methods in the same order."""
 
@@ -134,7 +149,8 @@ class ZeroEngine:
         factor = warmup_factor(learner.warmup_steps)
         # Any: which of DeepSpeed's engines and optimisers comes back depends on the configuration.
         initialize: Any = deepspeed.initialize
-        with contextlib.redirect_stdout(sys.stderr):  # its bfloat16 optimiser prints memory tables as it is built
+        # Its bfloat16 optimiser prints memory tables as it is built.
+        with contextlib.redirect_stdout(sys.stderr), _uncompiled():
             self._engine, self._optimiser, _, _ = initialize(
                 model=module,
                 optimizer=optimiser,
