@@ -14,6 +14,7 @@ from tests.chaos.tiny_run import TinyRun, assert_whole
 from tests.chaos.world import SABOTAGE
 from v05ray.ledger import LedgerReader
 
+pytestmark = pytest.mark.timeout(600)
 NUM_STEPS = 13
 SETTINGS = (
     f"run.num_steps={NUM_STEPS}",

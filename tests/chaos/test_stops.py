@@ -6,10 +6,13 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.tiny_run import TinyRun, assert_whole
 from v05ray.exit_codes import ExitCode
 from v05ray.stop_signals import ONE_REQUEST_S
 
+pytestmark = pytest.mark.timeout(600)
 LONG = (
     "run.num_steps=3",
     "run.checkpoint_every=0",
