@@ -73,22 +73,32 @@ train: $(SETUP) models/smollm2-135m/config.json
 tiny: $(SETUP) models/tiny/config.json
 	@$(BIN)/v05ray train jobs/tiny_cpu.yaml
 
-# Two processes for what has no engine and waits a good part of its time (for a deadline, a child, a server, a disk). A
-# file stays in one process, for the imports and fixtures that its tests share. Engines would only take turns on the cores.
-WAITING := tests/e2e/submit tests/e2e/tracking
+# Two processes for what has no engine. A file stays in one process, for the imports and fixtures that its tests share.
 SPREAD := --numprocesses 2 --dist loadfile
 # Each group in a process of its own: an engine that has run in a process leaves it changed (Ray's authentication mode,
-# torch's threads, the process title), which no user's process ever sees.
-ENGINE_GROUPS := tests/ray $(filter-out %__pycache__ %/autoscaling $(WAITING),$(patsubst %/,%,$(wildcard tests/e2e/*/))) \
-	tests/e2e/test_run.py tests/e2e/test_refusals.py tests/chaos
+# torch's threads, the process title), which no user's process ever sees. In these groups engines have one thread each,
+# or there are none and the tests wait (for a server, a job): so two groups run at a time, and what a group says comes
+# when it has ended.
+TWO_AT_A_TIME := $(filter-out %__pycache__ %/autoscaling,$(patsubst %/,%,$(wildcard tests/e2e/*/)))
+# Whole runs, whose processes already take turns on the cores, and which have deadlines.
+ALONE := tests/ray tests/e2e/test_run.py tests/e2e/test_refusals.py tests/chaos
 
 test: $(SETUP)
-	@failed=""; \
-	run() { echo "== $$*"; $(BIN)/python -m pytest "$$@" || failed="$$failed $$*"; }; \
+	@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
+	run() { echo "== $$*"; $(BIN)/python -m pytest "$$@" || echo "$$*" >> "$$failed"; }; \
+	at_its_end() { said=$$(run "$$@" 2>&1 < /dev/null); echo "$$said"; }; \
+	two_at_a_time() ( \
+		set -m; exec 2> /dev/null; trap 'for job in $$(jobs -p); do kill -- -$$job; done' EXIT; \
+		for group; do \
+			while [ "$$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done; \
+			at_its_end $$group & \
+		done; \
+		wait \
+	); \
 	run tests/unit $(SPREAD); \
-	run $(WAITING) $(SPREAD); \
-	for group in $(ENGINE_GROUPS); do run $$group; done; \
-	if [ -n "$$failed" ]; then echo "== failed:$$failed"; exit 1; fi
+	two_at_a_time $(TWO_AT_A_TIME); \
+	for group in $(ALONE); do run $$group; done; \
+	if [ -s "$$failed" ]; then echo "== failed:" $$(cat "$$failed"); exit 1; fi
 
 unit: $(SETUP)
 	@$(BIN)/python -m pytest tests/unit $(SPREAD)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from v05ray.lean_imports import lean_transformers
 from v05ray.registry import ConfigError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -167,6 +168,7 @@ def is_derived(name: str) -> bool:
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool) -> Any:
     """transformers' tokenizer of the folder alone; raises ConfigError where its files make none."""
+    lean_transformers()
     from transformers import AutoTokenizer
 
     try:

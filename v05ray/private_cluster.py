@@ -1,6 +1,6 @@
 """The Ray cluster of a run on one machine: started for it, reached by it alone, and ended with it.
 
-Three settings of Ray's have no public switch; each is set here while Ray starts, and put back.
+Four settings of Ray's have no public switch; each is set here while Ray starts, and put back.
 """
 
 import contextlib
@@ -16,8 +16,10 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+from ray._common.usage import usage_lib
 from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
+from ray._private.node import Node
 
 from v05ray import cluster_guard, temp_folder
 from v05ray.config import Config
@@ -60,7 +62,7 @@ def _start(config: Config, temp_dir: Path, guard: "_Guard", logs: Path) -> None:
     # A record of every task is for the dashboard, which a private cluster has not; else the GCS grows with each step.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     node = local_node(config)
-    with _on_loopback(), _handlers_kept(), guard.watches_what_ray_starts():
+    with _on_loopback(), _handlers_kept(), _nothing_idle(), guard.watches_what_ray_starts():
         try:
             context: Any = ray.init(
                 address="local",
@@ -139,6 +141,22 @@ def _on_loopback() -> Iterator[None]:
 def _handlers_kept() -> Iterator[None]:
     """Inside, Ray does not replace the process's handler of SIGTERM, which would end it with Ray's exit codes."""
     with _replaced(ray_utils, "set_sigterm_handler", lambda handler: None):
+        yield
+
+
+@contextlib.contextmanager
+def _nothing_idle() -> Iterator[None]:
+    """Inside, a head that is started goes without processes that a private cluster has no use for.
+
+    Their start takes seconds. They are the autoscaler's, which has no nodes to bring; the one that sends logs to the
+    driver, which wants none; and the dashboard's server, which without a dashboard sends usage statistics and is waited
+    for all the same: it stays where the user has allowed those.
+    """
+    with contextlib.ExitStack() as stack:
+        for start in ("start_monitor", "start_log_monitor"):
+            stack.enter_context(_replaced(Node, start, lambda node: None))
+        if not usage_lib.usage_stats_enabled():
+            stack.enter_context(_replaced(Node, "start_api_server", lambda node, **options: None))
         yield
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.chaos.tiny_run import TinyRun
 
 WAYS = ("done", "refused", "SIGTERM", "killed")
-SETTINGS = ("run.num_steps=2", "run.checkpoint_every=0", "evaluation.every=0", "data.eval=null")
+SETTINGS = ("run.num_steps=2", "run.checkpoint_every=0", "data.eval=null")
 CODES = {"done": {0}, "refused": {2}, "SIGTERM": {0, 75, 130}, "killed": {-signal.SIGKILL}}
 """SIGTERM may come after the last step, or before the first."""
 

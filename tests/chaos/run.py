@@ -4,13 +4,16 @@
     disturbed run --fault--fault--(killed: started again with --resume auto)--fault--> weights, ledger   ] equal?
 
 A fault comes at a random moment (`--seed`) after a step; the next one once a step has been done that none had been
-before, which is what recovery means here.
+before, which is what recovery means here. Some steps after the last one it is asked to stop; the undisturbed run takes
+as many steps.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -24,10 +27,11 @@ from safetensors.numpy import load_file
 from tests.chaos.faults import FAULTS, Fault, look
 from tests.chaos.tiny_run import TinyRun, assert_whole
 from tests.chaos.world import World
+from v05ray.exit_codes import ExitCode
 
 SETTINGS = (
     "run.checkpoint_every=3",
-    "evaluation.every=0",
+    "data.eval=null",
     "budget.mode=rounds",  # what is drawn then depends on no timing
     "generators.draw_timeout_s=8",
     "generators.load_timeout_s=8",
@@ -38,6 +42,10 @@ SETTINGS = (
 )
 MOST_DELAY_S = 2.0
 """Longest time from a step's end to the fault: a step takes half a second, or one."""
+PEACE = 2
+"""Steps after the last fault's recovery."""
+ENDLESS = 100_000
+"""Steps of a run that is asked to stop: what a step takes, and so how many a fault takes, is the machine's to say."""
 SAME = 1e-6
 """Largest difference of a weight between two runs that count as one."""
 
@@ -60,6 +68,8 @@ class Report:
     """What a chaos run came to."""
 
     suffered: list[Suffered] = field(default_factory=list)
+    num_steps: int = 0
+    """That the disturbed run took."""
     apart: float = 0.0
     """Largest difference of a weight from the undisturbed run's."""
     moved: float = 0.0
@@ -92,33 +102,34 @@ def _span(seconds: Sequence[float]) -> str:
 class Chaos:
     """One disturbed run."""
 
-    def __init__(self, world: World, model: Path, faults: Sequence[Fault], *, num_steps: int, seed: int) -> None:
-        self._world, self._model, self._num_steps = world, model, num_steps
+    def __init__(self, world: World, model: Path, faults: Sequence[Fault], *, seed: int) -> None:
+        self._world, self._model = world, model
         self._faults, self._random = list(faults), random.Random(seed)
         self._report = Report()
 
     def disturb(self, output: Path) -> Report:
-        """Causes all faults and waits for the end; fails where the run does not get over one."""
+        """Causes all faults and stops the run; fails where it does not get over one."""
         run = self._start(output)
         try:
             for number, fault in enumerate(self._faults):
                 run = self._suffer(run, fault, output, at_least=number + 1)
-            assert run.end(timeout_s=300) == 0, run.printed
+            run.wait_for_step(run.last_step() + PEACE)
+            run.process.send_signal(signal.SIGTERM)
+            assert run.end(timeout_s=300) == ExitCode.STOPPED, run.printed
         finally:
             run.__exit__()
         self._world.assert_idle()
+        self._report.num_steps = int(json.loads((run.folder / "summary.json").read_text())["step"])
         return self._report
 
     def _start(self, output: Path) -> TinyRun:
-        return start(self._world, self._model, output, self._num_steps, "--resume", "auto")
+        return start(self._world, self._model, output, ENDLESS, "--resume", "auto")
 
     def _suffer(self, run: TinyRun, fault: Fault, output: Path, *, at_least: int) -> TinyRun:
         while run.last_step() < at_least:
             run.wait_for_step(run.last_step() + 1)
         time.sleep(self._random.uniform(0, MOST_DELAY_S))
         before = at_step = run.last_step()
-        if before >= self._num_steps:
-            raise AssertionError(f"the run had ended before {fault.name!r}; give it more than {self._num_steps} steps")
         print(f"step {before}: {fault.name}", flush=True)
         look(run)
         caused = fault.cause(self._world, run)
@@ -148,9 +159,9 @@ def start(world: World, model: Path, output: Path, num_steps: int, *arguments: s
     return TinyRun(model, output, *settings, ancestor=os.getpid(), logs=world.logs)
 
 
-def compare(report: Report, model: Path, whole: Path, disturbed: Path, *, num_steps: int) -> None:
+def compare(report: Report, model: Path, whole: Path, disturbed: Path) -> None:
     """Fills the report with how far the two runs are apart; fails where a ledger is not whole."""
-    steps = range(1, num_steps + 1)
+    steps = range(1, report.num_steps + 1)
     one, other = assert_whole(whole, steps), assert_whole(disturbed, steps)
     columns = ["step", "prompt_id", "sample_index", "response", "reward"]
     rows = [{tuple(row.values()) for row in ledger.rollouts(columns=columns).to_pylist()} for ledger in (one, other)]
@@ -186,21 +197,18 @@ def assert_all_in_mlflow(world: World, num_steps: int) -> None:
 
 def unscored(world: World, model: Path, faults: Sequence[Fault], *, seed: int) -> Report:
     """A run under those faults that leave its result as it is, compared with one in peace."""
-    # A step a fault, some more that pass before it comes, and a few in peace at the end.
-    num_steps = 5 * len(faults) + 5
     disturbed = world.output / "disturbed"
-    report = Chaos(world, model, faults, num_steps=num_steps, seed=seed).disturb(disturbed)
-    assert_all_in_mlflow(world, num_steps)
-    whole = undisturbed(world, model, world.output / "whole", num_steps=num_steps)
-    compare(report, model, whole, disturbed / "tiny", num_steps=num_steps)
+    report = Chaos(world, model, faults, seed=seed).disturb(disturbed)
+    assert_all_in_mlflow(world, report.num_steps)
+    whole = undisturbed(world, model, world.output / "whole", num_steps=report.num_steps)
+    compare(report, model, whole, disturbed / "tiny")
     return report
 
 
 def scored(world: World, model: Path, faults: Sequence[Fault], *, seed: int) -> Report:
     """A shorter run of their own for faults that cost a response its reward: it is whole, and the verdicts say why."""
-    num_steps = 5 * len(faults) + 5
-    report = Chaos(world, model, faults, num_steps=num_steps, seed=seed).disturb(world.output / "scored")
-    ledger = assert_whole(world.output / "scored" / "tiny", range(1, num_steps + 1))
+    report = Chaos(world, model, faults, seed=seed).disturb(world.output / "scored")
+    ledger = assert_whole(world.output / "scored" / "tiny", range(1, report.num_steps + 1))
     verdicts = set(ledger.rollouts(columns=["verdict"])["verdict"].to_pylist())
     for name, verdict in (("verifier hangs", "timeout"), ("verifier eats memory", "error")):
         assert verdict in verdicts or all(fault.name != name for fault in faults), f"{name}: verdicts {verdicts}"

@@ -8,7 +8,7 @@ from tests.chaos.tiny_run import TinyRun, assert_whole
 
 
 def test_a_hanging_ledger_is_told_ends_the_run_within_its_bound_and_can_be_resumed(tiny_model: Path, tmp_path: Path):
-    settings = ("run.num_steps=5", "run.checkpoint_every=1", "evaluation.every=0")
+    settings = ("run.num_steps=5", "run.checkpoint_every=1", "data.eval=null")
     with TinyRun(tiny_model, tmp_path, *settings, "run.silence_s=2", "run.stall_s=6") as run:
         run.wait_for_step(1)
         hung = time.monotonic()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from v05ray.cli import main
+
 ROOT = Path(__file__).parents[2]
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
 
@@ -64,15 +66,15 @@ def doctor(model: Path, address: str, *overrides: str, **variables: str) -> "sub
 
 
 def test_it_says_what_is_there_and_what_has_no_place(random_tiny_model: Path, address: str):
-    # Ray tries for a while to get in without a token: meanwhile the others are looked at.
+    # Side by side: most of it is imports on one core, and Ray tries for a while to get in without a token.
     stranger = doctor(random_tiny_model, address)
     fits = doctor(random_tiny_model, address, **TOKEN)
+    large = doctor(random_tiny_model, address, "generators.count=9", "generators.num_cpus=1", **TOKEN)
     said, _ = fits.communicate(timeout=100)
     assert fits.returncode == 0, said
     assert "all is well" in said
     assert ["present", "4", "0"] in [[cell.strip() for cell in line.split("│")[1:4]] for line in said.splitlines()]
 
-    large = doctor(random_tiny_model, address, "generators.count=9", "generators.num_cpus=1", **TOKEN)
     said, _ = large.communicate(timeout=100)
     assert "CPU: asked 10.5, present 4" in said, said
     assert "Traceback" not in said
@@ -94,27 +96,30 @@ def test_where_nobody_listens_it_says_so_at_once(random_tiny_model: Path):
     assert time.monotonic() - start < 45
 
 
-def test_a_job_for_this_machine_is_looked_at_whole(random_tiny_model: Path, tmp_path: Path):
+def test_a_job_for_this_machine_is_looked_at_whole(
+    random_tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
     """Machine, sources, a prompt as the model sees it, an estimate; and what cannot be used, each in one line."""
-    command = [sys.executable, "-m", "v05ray.cli", "doctor", str(ROOT / "jobs" / "tiny_cpu.yaml")]
-    command += [f"model.path={random_tiny_model}", f"run.output_dir={tmp_path}"]
-
-    def said(*overrides: str) -> tuple[int, str]:
-        done = subprocess.run(
-            [*command, *overrides], capture_output=True, text=True, timeout=100, env=environment(COLUMNS="200")
-        )
-        return done.returncode, done.stdout + done.stderr
-
-    code, text = said("model.dtype=auto")
-    assert code == 0, text
+    arguments = ["doctor", str(ROOT / "jobs" / "tiny_cpu.yaml")]
+    arguments += [f"model.path={random_tiny_model}", f"run.output_dir={tmp_path}"]
+    command = [sys.executable, "-m", "v05ray.cli", *arguments, "model.dtype=auto"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment(COLUMNS="200"))
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text
     assert "GFLOP/s on one thread" in text
     assert "model.dtype float32" in text or "model.dtype bfloat16" in text
     assert "training and 40 held-out prompts" in text
     assert "the first prompt, as the model sees it:" in text
     assert "tokens/s (guessed), so about" in text
     assert "all is well" in text
-
     assert "dry verdict, chain_sum: the reference of" in text
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def said(*overrides: str) -> tuple[int, str]:
+        code = main([*arguments, *overrides])
+        printed = capfd.readouterr()
+        return code, printed.out + printed.err
 
     columns = (
         "{name: python, path: 'tests.unit.rewards.borrowed:trl_columns', scale: as_is, label: graded, weight: 0.5}"

@@ -29,8 +29,9 @@ with cluster(config, Path(sys.argv[1]) / "logs"):
     where = ray.get(ray.remote(ray.util.get_node_ip_address).remote())
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     listening = [(p.name(), k.laddr.ip) for p in family for k in p.net_connections("inet") if k.status == "LISTEN"]
+    commands = [" ".join(process.cmdline()) for process in family]
     folders = [path.name for path in Path(tempfile.gettempdir()).iterdir()]
-print(json.dumps({"where": where, "listening": listening, "folders": folders}))
+print(json.dumps({"where": where, "listening": listening, "commands": commands, "folders": folders}))
 """
 
 
@@ -60,6 +61,12 @@ def test_it_listens_on_loopback_alone(seen: dict):
     assert {"gcs_server", "raylet"} <= names
     assert {ip for _, ip in seen["listening"]} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert seen["where"] == "127.0.0.1"
+
+
+def test_what_nobody_would_use_is_not_started(seen: dict):
+    found = [command for command in seen["commands"] if "monitor.py" in command or "dashboard/dashboard.py" in command]
+    assert found == []
+    assert any("raylet" in command for command in seen["commands"])
 
 
 def test_its_folder_goes_and_its_logs_stay_with_the_run(seen: dict):

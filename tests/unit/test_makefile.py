@@ -124,3 +124,23 @@ def test_make_starts_nothing_with_a_python_that_does_not_fit(tmp_path: Path) -> 
     assert first.startswith("v05ray needs Python 3.11, 3.12 or 3.13;")
     assert all(re.match(r"make(\[\d+\])?: \*\*\*", line) for line in rest)
     assert not (tmp_path / "venv").exists()
+
+
+def test_make_test_runs_each_test_once_and_names_the_groups_that_failed(tmp_path: Path) -> None:
+    python, log = tmp_path / "venv" / "bin" / "python", tmp_path / "log"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *e2e/learning|*chaos) exit 1; esac\n')
+    python.chmod(0o755)
+    for kind in ("cpu", "gpu"):
+        (tmp_path / "venv" / f".installed-{kind}").touch()
+    command = ["make", "--no-print-directory", "test", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "== failed: tests/e2e/learning tests/chaos" in done.stdout
+    asked = [Path(word) for line in log.read_text().splitlines() for word in line.split() if word.startswith("tests/")]
+    files = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")]
+    times = {file: sum(file.is_relative_to(path) for path in asked) for file in files}
+    # Autoscaling has a command of its own; GPUs are not everywhere.
+    assert {file for file, count in times.items() if count != 1} == {
+        file for file in files if file.parts[1:3] in [("e2e", "autoscaling")] or file.parts[1] == "gpu"
+    }

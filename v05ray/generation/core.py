@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.generation.sharing import SharedBundle, mapped, shared
+from v05ray.lean_imports import lean_transformers, without
 from v05ray.model_folder import checkpoint_shapes, is_derived
 from v05ray.registry import ConfigError
 from v05ray.types import FinishReason, Sampling
@@ -83,10 +84,12 @@ class VllmCore:
         self._shapes = checkpoint_shapes(model_path)
         _route_logs(log_file)
 
-        from vllm import EngineArgs
+        lean_transformers()
+        with without("cv2", "scipy"):  # for models that see and hear
+            from vllm import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
         from vllm.exceptions import VLLMValidationError
-        from vllm.v1.engine.llm_engine import LLMEngine
 
         arguments = _engine_arguments(generators, model)
         _check_build(generators)

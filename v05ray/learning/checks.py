@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from v05ray.config import ModelConfig
+from v05ray.lean_imports import lean_transformers
 from v05ray.learning import architecture
 from v05ray.learning.batching import MicroBatch, collate, make_rows
 from v05ray.learning.names import FolderNames
@@ -108,6 +109,7 @@ def check_structure(
 
 
 def _settings(config: ModelConfig) -> Any:
+    lean_transformers()
     from transformers import AutoConfig
 
     try:

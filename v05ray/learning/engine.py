@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from v05ray.config import LearnerConfig
+from v05ray.lean_imports import without
 from v05ray.learning.environment import environment as environment
 from v05ray.registry import ConfigError
 
@@ -75,7 +76,8 @@ def zero_config(learner: LearnerConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 def join(rank: int, world_size: int, master_addr: str, port: int, device: torch.device, timeout_s: float) -> None:
     """Joins the gang's process group; returns when all ranks are there, raises when they are not within `timeout_s`."""
-    import deepspeed
+    with without("mlflow"):  # its autotuner, which is not used, would import it
+        import deepspeed
     import deepspeed.ops
     from deepspeed.utils import logger
 
@@ -112,6 +114,21 @@ def shard_frozen(module: nn.Module, dtype: torch.dtype) -> Any:
         return initialize(model=module, config=config)[0]
 
 
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Inside, `torch.compile` leaves functions as they are.
+
+    As it looks whether an optimiser is one of its own, DeepSpeed imports another one that marks a function with it, and
+    to mark it is to import the compiler: a second.
+    """
+    before: Any = torch.compile
+    torch.compile = lambda model=None, **options: model or (lambda function: function)
+    try:
+        yield
+    finally:
+        torch.compile = before
+
+
 class ZeroEngine:
     """A model with its sharded AdamW optimiser. All ranks call the same methods in the same order."""
 
@@ -132,7 +149,8 @@ class ZeroEngine:
         factor = warmup_factor(learner.warmup_steps)
         # Any: which of DeepSpeed's engines and optimisers comes back depends on the configuration.
         initialize: Any = deepspeed.initialize
-        with contextlib.redirect_stdout(sys.stderr):  # its bfloat16 optimiser prints memory tables as it is built
+        # Its bfloat16 optimiser prints memory tables as it is built.
+        with contextlib.redirect_stdout(sys.stderr), _uncompiled():
             self._engine, self._optimiser, _, _ = initialize(
                 model=module,
                 optimizer=optimiser,

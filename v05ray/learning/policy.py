@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from v05ray.config import ModelConfig
+from v05ray.lean_imports import lean_transformers
 from v05ray.learning import architecture, kernels
 from v05ray.learning.batching import MicroBatch
 from v05ray.learning.head import LogitsForm, LogprobHead
@@ -104,6 +105,7 @@ def load_policy(
 
     Raises ConfigError for a folder that is not there and for a model this learner would compute wrongly.
     """
+    lean_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from v05ray.learning import checks

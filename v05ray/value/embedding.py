@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from v05ray.lean_imports import lean_transformers
 from v05ray.registry import ConfigError
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class MeanPooledEncoder:
     def __init__(
         self, folder: Path, model_id: str, *, max_tokens: int, batch_size: int = 16, num_threads: int | None = None
     ) -> None:
+        lean_transformers()
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging as transformers_logging
 

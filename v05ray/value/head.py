@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tabpfn.architectures.tabpfn_v2_5 import TabPFNV2p5, TabPFNV2p5Cache, TabPFNV2p5Config
 from torch import Tensor
+
+from v05ray.value.tabpfn import tabpfn_v2_5
 
 COLUMN_LIMIT = 6.0
 """Standardised columns are clipped to this: one odd prompt must not drive the head outside what it was trained on."""
@@ -28,7 +29,7 @@ class HeadConfig:
     num_thinking_rows: int = 8
 
 
-class ValueHead(TabPFNV2p5):
+class ValueHead(tabpfn_v2_5.TabPFNV2p5):
     """TabPFN v2.5 on one group of D columns, standardised on the support rows; the first one is only centred.
 
     The first column is the difficulty, in log-odds: its scale says what a slope of 1 means, and dividing by the
@@ -40,7 +41,7 @@ class ValueHead(TabPFNV2p5):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__(
-            config=TabPFNV2p5Config(
+            config=tabpfn_v2_5.TabPFNV2p5Config(
                 max_num_classes=2,
                 emsize=config.width,
                 nlayers=config.num_layers,
@@ -96,12 +97,12 @@ class ValueHead(TabPFNV2p5):
         logits_QBC = self(rows_RBD, labels_BS.transpose(0, 1))
         return (logits_QBC[..., 1] - logits_QBC[..., 0]).transpose(0, 1)
 
-    def condition(self, support_SD: Tensor, labels_S: Tensor) -> TabPFNV2p5Cache:
+    def condition(self, support_SD: Tensor, labels_S: Tensor) -> tabpfn_v2_5.TabPFNV2p5Cache:
         """Runs the support alone and keeps what queries attend to; for inference (no gradient passes)."""
         _, cache = self(support_SD[:, None], labels_S[:, None], return_kv_cache=True)
         return cache
 
-    def cached_margins(self, cache: TabPFNV2p5Cache, queries_QD: Tensor) -> Tensor:
+    def cached_margins(self, cache: tabpfn_v2_5.TabPFNV2p5Cache, queries_QD: Tensor) -> Tensor:
         """Log-odds [Q] given `condition`'s answer; equal to `margins` on the same rows."""
         logits_Q1C = self(queries_QD[:, None], None, kv_cache=cache, x_is_test_only=True)
         return logits_Q1C[:, 0, 1] - logits_Q1C[:, 0, 0]

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from tabpfn.architectures import tabpfn_v2_5
-from tabpfn.architectures.tabpfn_v2_5 import TabPFNV2p5
 from torch import Tensor, nn
 
+from v05ray.lean_imports import lean_transformers
 from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.adapter import AdapterConfig, TokenAdapter
@@ -32,6 +31,7 @@ from v05ray.value.embedding import (
     token_counts,
     torch_threads,
 )
+from v05ray.value.tabpfn import tabpfn_v2_5
 
 MAX_TOKENS = 2048
 SOFTMAX_TEMPERATURE = 0.9
@@ -76,7 +76,7 @@ def load_embedding(checkpoint: Path, backbone: nn.Module, adapter: TokenAdapter)
     return model.eval()
 
 
-def load_head(path: Path) -> TabPFNV2p5:
+def load_head(path: Path) -> tabpfn_v2_5.TabPFNV2p5:
     """TabPFN 2.5 from `.ckpt` or `.safetensors` in TabPFN's own format, strictly.
 
     The loss's own state (`criterion.*`) is left out, as TabPFN's loader does. Raises `ConfigError` for another
@@ -179,7 +179,7 @@ class PublishedHead:
     margin = mean over members of (logit_1 - logit_0) / temperature.
     """
 
-    def __init__(self, model: TabPFNV2p5, num_columns: int, num_estimators: int, seed: int = 0) -> None:
+    def __init__(self, model: tabpfn_v2_5.TabPFNV2p5, num_columns: int, num_estimators: int, seed: int = 0) -> None:
         self._model = model
         self._members = ensemble(num_columns, num_estimators, seed)
 
@@ -240,6 +240,7 @@ class PublishedBackend:
         for path in (checkpoint, backbone / "config.json", head):
             if not path.exists():
                 raise ConfigError(f"published V0: {path} does not exist; the weights are gated, see value.published")
+        lean_transformers()
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         local: Any = {"local_files_only": True, "trust_remote_code": False}

@@ -14,7 +14,7 @@ STEPS = ((7, 0), (1, 1))
 
 
 def main(rank: int, world_size: int, port: int, folder: Path, out: Path) -> None:
-    """Two steps at each ZeRO stage; rank 0 writes metrics and weights."""
+    """Two steps at each ZeRO stage; rank 0 writes metrics and weights, each the modules it imported."""
     os.environ.update(environment(LearnerConfig()))
     from safetensors.torch import save_file
 
@@ -38,6 +38,7 @@ def main(rank: int, world_size: int, port: int, folder: Path, out: Path) -> None
         if rank == 0:
             (out / f"metrics{zero_stage}.json").write_text(json.dumps(metrics))
             save_file(weights, out / f"weights{zero_stage}.safetensors")
+    (out / f"imported-{rank}.json").write_text(json.dumps(list(sys.modules)))
 
 
 if __name__ == "__main__":

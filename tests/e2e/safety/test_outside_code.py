@@ -72,6 +72,9 @@ def test_of_a_jobs_folders_the_named_file_alone_is_loaded(folder: Path):
     homes = [Path(home) for home in {sys.prefix, sys.base_prefix, str(ROOT / "v05ray"), str(folder / "code")}]
     homes += [home.resolve() for home in homes]
     assert [path for path in loaded if not any(path.is_relative_to(home) for home in homes)] == []
+    # What libraries only might want is left out, as it takes seconds at each start.
+    idle = {"sklearn", "scipy", "pandas", "matplotlib", "mlflow"}
+    assert [path for path in loaded if idle & set(path.parts)] == []
 
 
 @pytest.mark.parametrize("command", ["train", "eval"])
