@@ -1,5 +1,6 @@
 """The options of the estimators: the edges of their ranges, and what their defaults come to."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -146,3 +147,29 @@ def test_bnpo_of_solved_and_failed_groups_is_0() -> None:
     solved, failed, even = advantages.build("bnpo").compute(groups)
     assert (solved.values, failed.values) == ((0, 0), (0, 0))
     assert even.values[0] > 0
+
+
+@pytest.mark.parametrize("number", [-1.5, -1.0000001, 1.0000001, 1.5, math.nan])
+def test_no_number_beyond_the_scale_gets_an_advantage(number: float) -> None:
+    whole = {"rewards": (1.0, -1.0), "prior": 0.0, "greedy_reward": 0.0}
+    for change in ({"rewards": (1.0, number)}, {"prior": number}, {"greedy_reward": number}):
+        with pytest.raises(ValueError, match=r"must be in \[-1, 1\]"):
+            advantages.build("remax").compute([GroupView("p", **{**whole, **change})])
+
+
+@pytest.mark.parametrize("name", ["remax", "spo", "v05"])
+def test_a_group_without_rollouts_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} needs >= 1 rollouts, got 0 for 'p'"):
+        advantages.build(name).compute([GroupView("p", (), prior=0.0, greedy_reward=0.0)])
+
+
+def test_bnpo_of_graded_rewards_by_hand() -> None:
+    # one group: v = 0, so the density is 1; x = .75 and .25, p = .5
+    assert advantages.get("bnpo")([0.5, -0.5]) == pytest.approx([0.25, -0.25])
+
+
+def test_records_are_frozen_and_slotted() -> None:
+    for record in (GroupView("p", (1.0,)), advantages.Advantages((1.0,))):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(record, dataclasses.fields(record)[0].name, None)
+        assert not hasattr(record, "__dict__")

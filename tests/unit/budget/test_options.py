@@ -1,14 +1,18 @@
 """The options of the rules and of the machine: the edges of their ranges, and what their defaults come to."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from v05ray import budget
 from v05ray.budget import BatchMachine, Evidence, FixedRule, OslaRule, Rule
+from v05ray.budget.allot import allot
 from v05ray.budget.controller import CostController
 from v05ray.budget.rules.allotted import KnapsackRule, V0AllocationRule, VipRule
 from v05ray.registry import ConfigError
+from v05ray.types import Draw, Stop
 
 
 def evidence(*rewards: float, prior: float | None = None, tokens: int = 0) -> Evidence:
@@ -208,3 +212,71 @@ class TestLengths:
         assert (resumed.cost, fixed.cost) == (steered.cost, 1 / 100)
         resumed.load_state_dict(fixed.state_dict())
         assert resumed.cost == steered.cost
+
+
+def test_records_are_slotted_and_a_judgement_is_frozen() -> None:
+    judgement = budget.Judgement(1, "fixed")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(judgement, "target", 2)  # noqa: B010  (the type checker would refuse the assignment)
+    assert not hasattr(judgement, "__dict__")
+    assert not hasattr(evidence(), "__dict__")
+
+
+def test_a_total_that_no_piece_fits_into_goes_to_the_steepest_step() -> None:
+    # Both pieces cross three rollouts; of single steps, b gains 3 and a gains 1, however much a is worth already.
+    assert allot([[10, 11, 11, 30], [0, 3, 3, 20]], 1) == [0, 1]
+
+
+class _Scripted(Rule):
+    """Draws and wants what it is given, by prompt."""
+
+    name = "scripted"
+    min_rollouts, n_max = 1, 12
+
+    def __init__(self, plan: dict[str, int], targets: dict[str, int]) -> None:
+        self._plan, self._targets = plan, targets
+
+    def plan(self, priors: Mapping[str, float | None]) -> Mapping[str, int]:
+        return self._plan
+
+    def judge(self, evidence: Evidence) -> budget.Judgement:
+        return budget.Judgement(self._targets[evidence.prompt_id], "target_reached")
+
+
+def test_padding_counts_what_is_left_to_draw_and_not_what_is_drawn() -> None:
+    # a wants 2 more of 8, b 3 more of 4: five, padded to six.
+    rule = _Scripted({"a": 6, "b": 1}, {"a": 8, "b": 4})
+    machine = BatchMachine({"a": None, "b": None}, rule, halt_fraction=0, dispatch_multiple=6, mode="rounds")
+    machine.start()
+    decisions = [decision for name in "aaaaaab" for decision in machine.observe(name, 1.0)]
+    assert [decision.action for decision in decisions] == [Draw("a", 2), Draw("b", 4)]
+
+
+def test_a_batch_is_done_once_it_has_started_and_every_prompt_is_sealed() -> None:
+    machine = BatchMachine({"a": None}, FixedRule(1))
+    assert (machine.done, machine.num_open, machine.halted, machine.num_drawn) == (False, 1, False, 0)
+    machine.start()
+    assert (machine.done, machine.num_outstanding, machine.outstanding("a"), machine.num_drawn) == (False, 1, 1, 1)
+    machine.observe("a", 1.0, num_tokens=7)
+    assert (machine.done, machine.num_outstanding, machine.num_scored, machine.num_padding) == (True, 0, 1, 0)
+    assert machine.evidence()[0].num_tokens == 7
+
+
+def test_forgetting_part_of_what_is_out_waits_for_the_rest() -> None:
+    machine = BatchMachine({"a": None}, FixedRule(3))
+    machine.start()
+    assert machine.forget("a", 1) == []
+    with pytest.raises(ValueError, match=r"'a' \(open\) waits for 2 rollouts, got 3"):
+        machine.forget("a", 3)
+    assert machine.observe("a", 1.0) == []
+    (decision,) = machine.observe("a", 1.0)
+    assert (decision.action, decision.num_scored, machine.num_forgotten) == (Draw("a", 1), 2, 1)
+
+
+@pytest.mark.parametrize(("fraction", "action"), [(0.5, Draw("b", 1)), (0.51, Stop("b", "halted"))])
+def test_the_halt_is_below_its_fraction_and_not_at_it(fraction: float, action: Draw | Stop) -> None:
+    rule = _Scripted({"a": 1, "b": 1}, {"a": 1, "b": 2})
+    machine = BatchMachine({"a": None, "b": None}, rule, halt_fraction=fraction)
+    machine.start()
+    machine.observe("a", 1.0)
+    assert [decision.action for decision in machine.observe("b", 1.0)] == [action]  # one of two is open

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -155,3 +156,10 @@ def test_empirical_bayes_refuses_settings_out_of_range(tau2: float, settings: di
             ValueError, match=r"tau2 must be finite and >= 0, got|needs prior_strength >= 0 and 0 < floor"
         ):
             function(0.0, [1], tau2, **settings)
+
+
+def test_a_fusion_is_frozen_and_slotted() -> None:
+    fusion = fuse(0.5, [1])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(fusion, "weight", 1.0)  # noqa: B010  (the type checker would refuse the assignment)
+    assert not hasattr(fusion, "__dict__")
