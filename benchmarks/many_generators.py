@@ -53,7 +53,6 @@ def pass_rate(prompt_id: str) -> float:
     return random.Random(prompt_id).betavariate(0.5, 0.5)
 
 
-@ray.remote(num_cpus=0, max_concurrency=1000)
 class StubEngine:
     """A generator's process without an engine."""
 
@@ -102,7 +101,7 @@ class StubGenerator:
 
     async def ready(self) -> None:
         """Waits for the process."""
-        self.actor = StubEngine.remote(self.generator_id)
+        self.actor = ray.remote(StubEngine).options(num_cpus=0, max_concurrency=1000).remote(self.generator_id)
         await self._ask("ready")
 
     async def restart(self) -> None:

@@ -10,6 +10,7 @@ is under test: `FakeGenerator({"p1": [1, -1]})` writes it into the response's te
 """
 
 import asyncio
+import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from v05ray.outstanding import Outstanding
 from v05ray.ports import GeneratorLost, Held, Weights
+from v05ray.progress import Progress
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
     DrawRequest,
@@ -37,6 +39,11 @@ Latency = float | Callable[[str, int], float]
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=16)
 _REWARD = re.compile(r"\[reward=([^\]]+)\]")
+
+
+def silent_progress() -> Progress:
+    """The progress of a run whose lines are not looked at."""
+    return Progress(num_steps=1, file=io.StringIO(), live=False)
 
 
 def make_prompt(prompt_id: str, *, source: str = "fake", answer: str = "", num_tokens: int = 4) -> Prompt:

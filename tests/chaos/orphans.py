@@ -46,7 +46,7 @@ def one_run(way: str, model: Path, output: Path, rng: random.Random) -> list[str
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--start", type=int, default=0)

@@ -13,7 +13,6 @@ from v05ray.ports import GeneratorLost, Weights
 from v05ray.types import DrawRequest, Rollout
 
 
-@ray.remote(num_cpus=0, max_concurrency=1000)
 class StubEngine:
     """`FakeGenerator` in a process of its own; can be told to die at its n-th draw."""
 
@@ -34,6 +33,11 @@ class StubEngine:
         return await self._fake.load_weights(weights)
 
 
+def start_engine(*arguments: Any) -> Any:
+    """The handle of a fresh actor; `arguments` are those of `StubEngine`."""
+    return ray.remote(StubEngine).options(num_cpus=0, max_concurrency=1000).remote(*arguments)
+
+
 class StubGenerator:
     """Implements `ports.Generator` over `StubEngine`."""
 
@@ -49,12 +53,12 @@ class StubGenerator:
 
     async def ready(self) -> None:
         if self._actor is None:
-            self._actor = StubEngine.remote(self._name, self._rewards, self._latency, self._die_at)
+            self._actor = start_engine(self._name, self._rewards, self._latency, self._die_at)
         await self._ask("ready")
 
     async def restart(self) -> None:
         ray.kill(self._actor)
-        self._actor = StubEngine.remote(self._name, self._rewards, self._latency, None)
+        self._actor = start_engine(self._name, self._rewards, self._latency, None)
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         return await self._ask("draw", request)

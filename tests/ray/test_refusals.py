@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
 
 from tests.fakes import FakeRewardPool
 from v05ray.actors.generator import RayGenerator
@@ -88,6 +89,6 @@ async def test_other_errors_stay_what_they_are():
         await raising.remote(first=False).exhausted.remote()
     with pytest.raises(KeyError), plain_errors():
         await raising.remote(first=False).bug.remote()
-    with pytest.raises(ray.exceptions.ActorDiedError) as died, plain_errors():
+    with pytest.raises(ActorDiedError) as died, plain_errors():
         await raising.remote(first=True).bug.remote()
     assert fault(died.value) is None

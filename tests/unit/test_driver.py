@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import FakeGenerator, FakeLearner, FakeRewardPool, FakeTracker, FakeValuePool, make_prompt
+from tests.fakes import (
+    FakeGenerator,
+    FakeLearner,
+    FakeRewardPool,
+    FakeTracker,
+    FakeValuePool,
+    make_prompt,
+    silent_progress,
+)
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
 from v05ray.config_files import make_config
@@ -25,7 +33,7 @@ from v05ray.responses import read_responses
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
-from v05ray.types import RolloutGroup
+from v05ray.types import RolloutGroup, Verdict
 from v05ray.watchdog import Stalled
 
 NAMES = [f"p{i}" for i in range(12)]
@@ -47,18 +55,7 @@ class World:
     )
 
 
-class SilentProgress:
-    def __init__(self) -> None:
-        self.sealed = 0
-
-    def group_sealed(self, group) -> None:
-        self.sealed += 1
-
-    def __getattr__(self, name: str):
-        return lambda *args, **kwargs: None
-
-
-def config_of(**changes: dict) -> Config:
+def config_of(**changes: dict | str) -> Config:
     written: dict = {
         "model": {"path": "m", "dtype": "float32"},
         "data": {"train": "jsonl"},
@@ -92,7 +89,7 @@ async def trainer_of(
         eval_prompts=[make_prompt(name) for name in eval_names],
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=2),
-        progress=SilentProgress(),
+        progress=silent_progress(),
         samples=folder / "samples",
     )
 
@@ -132,7 +129,7 @@ async def test_evaluation_has_its_own_sampling_and_keeps_every_response(tmp_path
 
 
 async def test_a_step_of_failed_verdicts_ends_the_run_before_anything_is_learned(tmp_path: Path):
-    failing = {(name, i): "error" for name in NAMES for i in range(0, 16, 2)}
+    failing: dict[tuple[str, int], Verdict] = {(name, i): "error" for name in NAMES for i in range(0, 16, 2)}
     world = World(rewards=FakeRewardPool(verdicts=failing))
     config = config_of(rewards={"max_error_fraction": 0.3}, evaluation={"every": 0, "samples_per_prompt": 0})
     with pytest.raises(RunError, match=r"verdicts are failures of the verifier.*x error: scripted error \(such as.*'p"):
@@ -144,7 +141,7 @@ async def test_a_step_of_failed_verdicts_ends_the_run_before_anything_is_learned
 
 
 async def test_failed_verdicts_below_the_bound_are_counted(tmp_path: Path):
-    failing = {(name, 0): "timeout" for name in NAMES[:1]}
+    failing: dict[tuple[str, int], Verdict] = {(name, 0): "timeout" for name in NAMES[:1]}
     world = World(rewards=FakeRewardPool(verdicts=failing))
     state = await (await trainer_of(config_of(), world, tmp_path)).run()
     assert state.totals.verdicts["timeout"] >= 1

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_without_restarts_the_first_loss_is_the_end():
 
 
 def test_code_from_outside_is_named():
-    job = {"model": {"path": "m"}, "data": {"train": "jsonl"}}
+    job: dict[str, dict[str, Any]] = {"model": {"path": "m"}, "data": {"train": "jsonl"}}
     assert outside_code(make_config(job)) == []
     job["rewards"] = {"verifier": {"name": "python", "path": "mine.verifiers:strict"}}
     job["model"]["trust_remote_code"] = True
@@ -55,6 +56,10 @@ def test_an_output_dir_that_cannot_be_written_is_refused_first(
         monkeypatch.setattr(module, name, heavy)
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "runs", Path("/proc/runs")):
-        job = {"model": {"path": "m"}, "data": {"train": "jsonl"}, "run": {"output_dir": str(place)}}
+        job = {
+            "model": {"path": "m"},
+            "data": {"train": "jsonl"},
+            "run": {"output_dir": str(place)},
+        }
         with pytest.raises(ConfigError, match=r"run\.output_dir .* cannot be made or written to"):
             getattr(module, command)(make_config(job))

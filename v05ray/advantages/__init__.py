@@ -1,4 +1,7 @@
-"""Advantage estimators by name. To add one: a class with `@advantage("name")` in a file here, imported below."""
+"""Advantage estimators by name. To add one: a class with `@advantage("name")` in a file here, imported below.
+
+Each file names its paper; looking them up by name is ours.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -53,7 +56,12 @@ __all__ = [
 
 
 class AdvantageFunction(Protocol):
-    """One group's rewards[K] in [-1, 1] to its advantages[K]."""
+    """One group's `rewards`[K] in [-1, 1] to its advantages[K]; the other arguments as in `GroupView` (ours).
+
+    >>> opo = get("opo")
+    >>> opo([1, -1], lengths=[30, 10])
+    [0.5, -1.5]
+    """
 
     def __call__(
         self,
@@ -66,12 +74,20 @@ class AdvantageFunction(Protocol):
 
 
 def build(name: str, **options: Any) -> Estimator:
-    """A fresh estimator with its options; raises `ConfigError` for an unknown name or option."""
+    """A fresh estimator with its options; raises `ConfigError` for an unknown name or option.
+
+    >>> build("qae", quantile=0.5).name
+    'qae'
+    """
     return ESTIMATORS.build(name, options)
 
 
 def get(name: str, **options: Any) -> AdvantageFunction:
-    """The estimator as a function of one group, without memory: `get("rloo")([1, -1, -1]) == [2, -1, -1]`."""
+    """The estimator as a function of one group, without memory; raises `ConfigError` for an unknown name or option.
+
+    >>> get("rloo")([1, -1, -1])
+    [2.0, -1.0, -1.0]
+    """
     estimator = build(name, **options)
 
     def compute(

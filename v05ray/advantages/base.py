@@ -1,4 +1,4 @@
-"""What every advantage estimator is given, gives back, and may ask for.
+"""What every advantage estimator gets, returns, and may ask for (ours).
 
     groups of one batch --compute--> advantages --(optimiser step)--> observe(the same groups) --> the next batch
 
@@ -28,7 +28,12 @@ _MENDING: Mapping[Need, str] = {
 
 @dataclass(frozen=True, slots=True)
 class GroupView:
-    """One prompt's rollouts as an estimator sees them."""
+    """One prompt's rollouts as an estimator sees them.
+
+    >>> group = GroupView("sum-3", (1.0, -1.0, -1.0), prior=0.5, lengths=(12, 30, 7), num_cold_start=2)
+    >>> group.cold_rewards
+    (1.0, -1.0)
+    """
 
     prompt_id: str
     rewards: tuple[float, ...]
@@ -63,7 +68,11 @@ class GroupView:
 
 @dataclass(frozen=True, slots=True)
 class Advantages:
-    """One group's advantages."""
+    """One group's advantages.
+
+    >>> Advantages((2.0, -1.0, -1.0)).num_bounded
+    0
+    """
 
     values: tuple[float, ...]
     """[K] in the order of the rewards."""
@@ -79,6 +88,12 @@ class Estimator(Protocol):
     """Rewards to advantages. Subclasses give `scope`, `needs`, `min_rollouts` and `compute`.
 
     The methods with a body here are the defaults of estimators without memory.
+
+    >>> class SignOnly(Estimator):
+    ...     def compute(self, groups):
+    ...         return [Advantages(tuple(1.0 if r > 0 else -1.0 for r in group.rewards)) for group in groups]
+    >>> SignOnly().compute([GroupView("p", (0.5, -1.0))])
+    [Advantages(values=(1.0, -1.0), num_bounded=0, dropped=frozenset(), weights=None)]
     """
 
     name: ClassVar[str] = ""
@@ -111,7 +126,12 @@ class Estimator(Protocol):
 
 
 def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
-    """Raise `ValueError` unless the state has exactly these keys."""
+    """Raise `ValueError` unless the state has exactly these keys.
+
+    >>> check_state("spo", {"anchor": {}}, {"history"})
+    Traceback (most recent call last):
+    ValueError: advantage 'spo': a state has ['history'], got ['anchor']; is it another recipe's?
+    """
     if set(state) != keys:
         raise ValueError(
             f"advantage {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another recipe's?"
@@ -122,7 +142,12 @@ E = TypeVar("E", bound="type[Estimator]")
 
 
 def advantage(name: str) -> Callable[[E], E]:
-    """Class decorator: registers an estimator under its one name."""
+    """Class decorator: registers an estimator under its one name; raises `ValueError` for a name that is taken.
+
+    >>> advantage("rloo")(type("Other", (Estimator,), {}))
+    Traceback (most recent call last):
+    ValueError: advantage 'rloo' is registered twice
+    """
 
     def add(cls: E) -> E:
         cls.name = name
@@ -133,7 +158,17 @@ def advantage(name: str) -> Callable[[E], E]:
 
 
 def check_groups(estimator: Estimator, groups: Sequence[GroupView]) -> None:
-    """Raise `ConfigError`, naming prompt, need and fix, where a group lacks what the estimator needs."""
+    """Raise `ConfigError`, naming prompt, need and fix, where a group lacks what the estimator needs.
+
+    Raises:
+        ConfigError: for too few rollouts, or a need without a value.
+        ValueError: for lengths[K] of another K than the rewards', or a reward or prior outside [-1, 1].
+
+    >>> rloo = ESTIMATORS.build("rloo", {})
+    >>> check_groups(rloo, [GroupView("p", (1,))])  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    ConfigError: rloo needs >= 2 rollouts, got 1 for 'p'; raise the budget rule's cold_start (or n)
+    """
     for group in groups:
         count = len(group.rewards)
         if count < estimator.min_rollouts:

@@ -13,13 +13,17 @@ class Bnpo(Estimator):
 
     With m and v the batch's mean and variance of p: a = max(1, 1 + (m (1-m) / v - 1) m / 3), b the same with 1 - m.
     Where all groups have one p (v = 0) the fit degenerates; the density is then taken as uniform, 1.
+
+    >>> easy, hard = GroupView("easy", (1, 1, 1, -1)), GroupView("hard", (1, -1, -1, -1))  # p = 3/4 and 1/4
+    >>> [round(value, 3) for value in Bnpo().compute([easy, hard])[0].values]  # a = b = 1.5, density 1.103
+    [0.227, 0.227, 0.227, -0.68]
     """
 
     scope = "batch"
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class; all groups of the batch in one call."""
+        """One `Advantages` per group, in order; `groups` is the whole batch. `ConfigError` for an unmet need."""
         check_groups(self, groups)
         rates = [(1 + mean(group.rewards)) / 2 for group in groups]
         a, b = _fit(rates)

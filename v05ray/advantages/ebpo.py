@@ -13,16 +13,19 @@ class Ebpo(Estimator):
 
     mu_global, the reward variance within prompts s2 and the variance between prompts' true means tau2 are decayed means
     over earlier batches; before the first they are 0, 1 and 1. Unlike v05's, the prior is one number for all prompts.
+
+    >>> Ebpo().compute([GroupView("p", (1, 1, 1))])[0].values  # S = (1/3) / (1/3 + 1), mu_global = 0
+    (0.25, 0.25, 0.25)
     """
 
     def __init__(self, *, decay: float = 0.9) -> None:
-        """`decay` in (0, 1], per batch."""
+        """`decay` in (0, 1], per batch; else `ValueError`."""
         self._centre = RunningMean(decay)
         self._within = RunningMean(decay)
         self._between = RunningMean(decay)
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         centre = self._centre.value(default=0.0)
         within, between = self._within.value(default=1.0), max(0.0, self._between.value(default=1.0))
@@ -35,7 +38,7 @@ class Ebpo(Estimator):
         return results
 
     def observe(self, groups: Sequence[GroupView]) -> None:
-        """Add the batch's moments; groups of one rollout say nothing of the noise and are left out."""
+        """Add the batch's moments; leaves out groups of one rollout, which hold no information on the noise."""
         usable = [group.rewards for group in groups if len(group.rewards) >= 2]
         if not usable:
             return
@@ -48,7 +51,7 @@ class Ebpo(Estimator):
             self._between.add(sample_variance(means) - noise_of_means)
 
     def metrics(self) -> Mapping[str, float]:
-        """`v05/ebpo_mean`, `v05/ebpo_within`, `v05/ebpo_between`."""
+        """`v05/ebpo_mean` in [-1, 1]; `v05/ebpo_within` and `v05/ebpo_between` >= 0, in squared reward."""
         return {
             "v05/ebpo_mean": self._centre.value(default=0.0),
             "v05/ebpo_within": self._within.value(default=1.0),
@@ -64,7 +67,7 @@ class Ebpo(Estimator):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """What `state_dict` gave; other keys in `state` raise `ValueError`."""
         check_state(self.name, state, {"centre", "within", "between"})
         self._centre.load_state_dict(state["centre"])
         self._within.load_state_dict(state["within"])

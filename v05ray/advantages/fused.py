@@ -4,7 +4,7 @@
 
 `v05` is the paper's. `v05_loo` takes mean, bias and weight from the other rewards, so that no baseline contains its own
 (the paper's scales a prompt's gradient by a gain that depends on the prior's error: .91 to .76 at K = 4). `v05_eb` and
-`v05_eb_loo` (ours) weigh by how wrong the prior was of late. The paper leaves eps and the bounds open.
+`v05_eb_loo` (ours) weigh by how wrong the prior was recently. The paper leaves eps and the bounds open.
 
 Leave-one-out is exact for a fixed K. Where K depends on the rewards (the rule osla) the gain is .96 to 1.05, against
 .89 to .98 for `v05` (`python -m benchmarks.gradient_gain`).
@@ -26,11 +26,17 @@ SIGMA_FLOOR = 0.1
 
 
 class Bounds:
-    """The guards on heavy tails, and the count of their use."""
+    """The guards on heavy tails (ours), and the count of their use.
+
+    >>> bounds = Bounds(eps=1e-6, v_max=0.95, sigma_floor=0.1)
+    >>> bounds.clip(0.99), bounds.clip(-0.5)
+    (0.95, -0.5)
+    """
 
     __slots__ = ("eps", "sigma_floor", "v_max")
 
     def __init__(self, eps: float, v_max: float, sigma_floor: float) -> None:
+        """`eps` >= 0, `v_max` in (0, 1], `sigma_floor` in [0, 1]; eps and sigma_floor not both 0. Else `ValueError`."""
         if not (eps >= 0 and 0 < v_max <= 1 and 0 <= sigma_floor <= 1 and eps + sigma_floor > 0):
             raise ValueError(
                 "needs eps >= 0, 0 < v_max <= 1, 0 <= sigma_floor <= 1, not both eps and sigma_floor 0; "
@@ -39,11 +45,11 @@ class Bounds:
         self.eps, self.v_max, self.sigma_floor = eps, v_max, sigma_floor
 
     def clip(self, prior: float) -> float:
-        """V in [-v_max, v_max]."""
+        """`prior` V in [-1, 1], held within [-v_max, v_max]."""
         return min(max(prior, -self.v_max), self.v_max)
 
     def advantages(self, group: GroupView, fusions: Sequence[Fusion]) -> Advantages:
-        """One fusion for each reward, made from the clipped prior."""
+        """The group's advantages from `fusions`[K], one for each reward, made from the clipped prior."""
         clipped = group.prior is not None and abs(group.prior) > self.v_max
         num_bounded = 0
         values = []
@@ -75,19 +81,29 @@ class _Fused(Estimator, Protocol):
 
 @advantage("v05")
 class V05(_Fused):
-    """The paper's: one B per group, which contains r_i (Eqs. 7 to 9)."""
+    """The paper's: one B per group, which contains r_i (Eqs. 7 to 9).
+
+    >>> group = GroupView("p", (1, 1, 1, 1), prior=0.0)  # B = .75, sigma = sqrt(1 - .75^2)
+    >>> [round(value, 3) for value in V05().compute([group])[0].values]
+    [0.378, 0.378, 0.378, 0.378]
+    """
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         return self._with(groups, lambda prior, rewards: [fuse(prior, rewards)] * len(rewards))
 
 
 @advantage("v05_loo")
 class V05LeaveOneOut(_Fused):
-    """The paper's fusion of the other K - 1 rewards; K = 1 leaves the prior. Gradient gain exactly 1."""
+    """The paper's fusion of the other K - 1 rewards; K = 1 leaves the prior. Gradient gain exactly 1.
+
+    >>> group = GroupView("p", (1, 1, 1, -1), prior=0.0)  # others of the last: mean 1, B = 2/3; of a success: B = 0
+    >>> [round(value, 3) for value in V05LeaveOneOut().compute([group])[0].values]
+    [1.0, 1.0, 1.0, -2.236]
+    """
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         return self._with(groups, fuse_loo)
 
 
@@ -108,7 +124,11 @@ class _EmpiricalBayes(_Fused, Protocol):
         initial_tau2: float = 0.16,
         warm_groups: int = 32,
     ) -> None:
-        """`prior_strength` and `noise_floor`: see `shrinkage.noise_variance`; the last three: see `PriorError`."""
+        """Options in range, or `ValueError`.
+
+        `prior_strength` >= 0 and `noise_floor` in (0, 1] are those of `shrinkage.noise_variance`; `window` (groups),
+        `initial_tau2` (squared reward) and `warm_groups` those of `PriorError`.
+        """
         super().__init__(eps=eps, v_max=v_max, sigma_floor=sigma_floor)
         if not (prior_strength >= 0 and 0 < noise_floor <= 1):
             raise ValueError(
@@ -119,18 +139,18 @@ class _EmpiricalBayes(_Fused, Protocol):
 
     @property
     def tau2(self) -> float:
-        """Mean squared error of recent priors."""
+        """Mean squared error of recent priors, >= 0, in squared reward."""
         return self._error.tau2
 
     def observe(self, groups: Sequence[GroupView]) -> None:
-        """Count each group's (clipped) prior against its cold-start rewards; groups of one say nothing."""
+        """Compare each group's clipped prior with its cold-start rewards; leaves out groups with fewer than two."""
         check_groups(self, groups)
         for group in sorted(groups, key=lambda g: g.prompt_id):  # the order of sealing is chance
             if len(group.cold_rewards) >= 2:
                 self._error.add(self._bounds.clip(_prior(group)), group.cold_rewards)
 
     def metrics(self) -> Mapping[str, float]:
-        """`v05/tau2`, and the groups it rests on."""
+        """`v05/tau2` >= 0, in squared reward, and the number of groups that it is the mean of."""
         return {"v05/tau2": self._error.tau2, "v05/tau2_groups": float(self._error.num_groups)}
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,17 +158,22 @@ class _EmpiricalBayes(_Fused, Protocol):
         return {"prior_error": self._error.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """What `state_dict` gave; other keys in `state` raise `ValueError`."""
         check_state(self.name, state, {"prior_error"})
         self._error.load_state_dict(state["prior_error"])
 
 
 @advantage("v05_eb")
 class V05EmpiricalBayes(_EmpiricalBayes):
-    """w = tau2 / (tau2 + s2), with tau2 learned from recent groups and s2 from the data; ours."""
+    """w = tau2 / (tau2 + s2), with tau2 learned from recent groups and s2 from the data; ours.
+
+    >>> group = GroupView("p", (1, 1), prior=0.0)  # s2 = .375, B = .5
+    >>> [round(value, 3) for value in V05EmpiricalBayes(initial_tau2=0.375).compute([group])[0].values]
+    [0.577, 0.577]
+    """
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""
         tau2 = self._error.tau2
         return self._with(
             groups,
@@ -158,10 +183,15 @@ class V05EmpiricalBayes(_EmpiricalBayes):
 
 @advantage("v05_eb_loo")
 class V05EmpiricalBayesLeaveOneOut(_EmpiricalBayes):
-    """`v05_eb` from the other K - 1 rewards: unbiased, and closer to the truth than `v05` at priors up to .6 rms."""
+    """`v05_eb` from the other K - 1 rewards: unbiased, and closer to the truth than `v05` at priors up to .6 rms.
+
+    >>> group = GroupView("p", (1, 1, 1), prior=0.0)  # s2 = .375 from two others, B = .5
+    >>> [round(value, 3) for value in V05EmpiricalBayesLeaveOneOut(initial_tau2=0.375).compute([group])[0].values]
+    [0.577, 0.577, 0.577]
+    """
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""
         tau2 = self._error.tau2
         return self._with(
             groups,

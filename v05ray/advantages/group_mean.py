@@ -11,18 +11,22 @@ EPS = 1e-6
 
 @advantage("grpo")
 class Grpo(Estimator):
-    """A_i = (r_i - mu) / (sd + eps), sd with n - 1 (arXiv 2402.03300). Biased: mu contains r_i."""
+    """A_i = (r_i - mu) / (sd + eps), sd with n - 1 (arXiv 2402.03300). Biased: mu contains r_i.
+
+    >>> [round(value, 3) for value in Grpo().compute([GroupView("p", (1, -1, -1, -1))])[0].values]  # mu = -.5, sd = 1
+    [1.5, -0.5, -0.5, -0.5]
+    """
 
     min_rollouts = 2
 
     def __init__(self, *, eps: float = EPS) -> None:
-        """`eps` > 0 keeps a group of equal rewards at 0."""
+        """`eps` > 0 keeps a group of equal rewards at 0; else `ValueError`."""
         if not eps > 0:
             raise ValueError(f"eps must be > 0, got {eps}")
         self.eps = eps
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         return [Advantages(self._values(group.rewards)) for group in groups]
 
@@ -33,24 +37,32 @@ class Grpo(Estimator):
 
 @advantage("dr_grpo")
 class DrGrpo(Estimator):
-    """A_i = r_i - mu (arXiv 2503.20783); goes with the aggregation `constant_length`."""
+    """A_i = r_i - mu (arXiv 2503.20783); goes with the aggregation `constant_length`.
+
+    >>> DrGrpo().compute([GroupView("p", (1, -1, -1, -1))])[0].values
+    (1.5, -0.5, -0.5, -0.5)
+    """
 
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         return [Advantages(_centred(group.rewards, 1.0)) for group in groups]
 
 
 @advantage("rloo")
 class Rloo(Estimator):
-    """A_i = r_i - mean of the others = n / (n - 1) (r_i - mu) (arXiv 2402.14740). Unbiased."""
+    """A_i = r_i - mean of the others = n / (n - 1) (r_i - mu) (arXiv 2402.14740). Unbiased.
+
+    >>> Rloo().compute([GroupView("p", (1, -1, -1, -1))])[0].values  # 1 - (-1)
+    (2.0, -0.6666666666666666, -0.6666666666666666, -0.6666666666666666)
+    """
 
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         return [Advantages(_centred(g.rewards, len(g.rewards) / (len(g.rewards) - 1))) for g in groups]
 

@@ -22,12 +22,19 @@ class HaDw(Estimator):
 
     p is the group's success rate, C the decayed mean of the batches' accuracies so far (1/2 before the first). A mixed
     group underrates success on hard prompts and overrates it on easy ones; the factor, in [lam/e, lam e], pushes back.
+
+    >>> group = GroupView("p", (1, -1, -1, -1))  # d = -1/4: success counts e^(1/4) times, failure e^(-1/4) times
+    >>> [round(value, 3) for value in HaDw().compute([group])[0].values]
+    [1.926, -0.389, -0.389, -0.389]
     """
 
     min_rollouts = 2
 
     def __init__(self, *, lam: float = 1.0, decay: float = 0.9) -> None:
-        """`lam` > 0 scales all advantages; `decay` in (0, 1] of the history, per batch. The paper leaves both open."""
+        """`lam` > 0 scales all advantages; `decay` in (0, 1] of the history, per batch. The paper leaves both open.
+
+        Raises `ValueError` for a value out of range.
+        """
         if not lam > 0:
             raise ValueError(f"lam must be > 0, got {lam}")
         self._lam = lam
@@ -35,7 +42,7 @@ class HaDw(Estimator):
         self._base = ESTIMATORS.build("grpo", {})
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         anchor = self._anchor.value(default=0.5)
         results = []
@@ -59,6 +66,6 @@ class HaDw(Estimator):
         return {"anchor": self._anchor.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """What `state_dict` gave; other keys in `state` raise `ValueError`."""
         check_state(self.name, state, {"anchor"})
         self._anchor.load_state_dict(state["anchor"])

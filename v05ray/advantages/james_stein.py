@@ -14,13 +14,20 @@ class JamesStein(Estimator):
     mu_{i,-j} is the mean of the group's other rollouts, mubar_{-i} the mean of the other n - 1 groups' means, v the
     variance of mu_{i,-j} and s that of the prompts' true means. v and s are estimated from the other groups too, so
     nothing in the baseline has seen r_ij: unbiased. With fewer than two other groups l = 0, which is rloo.
+
+    >>> groups = [GroupView("a", (1, -1)), GroupView("b", (1, 1)), GroupView("c", (1, -1))]
+    >>> [round(value, 3) for value in JamesStein().compute(groups)[0].values]  # l = 2/3 * 1/(1 + 0), mubar = 1/2
+    [1.0, -1.667]
     """
 
     scope = "batch"
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class; all groups of the batch in one call. O(rollouts)."""
+        """One `Advantages` per group, in order; `groups` is the whole batch. `ConfigError` for an unmet need.
+
+        Time O(rollouts).
+        """
         check_groups(self, groups)
         means = [mean(group.rewards) for group in groups]
         noises = [sample_variance(group.rewards) for group in groups]  # of one reward

@@ -12,14 +12,21 @@ class Krpo(Estimator):
     """A_i = (r_i - x) / sqrt(P): a scalar Kalman filter of past rewards and of the group's own (arXiv 2505.07527).
 
     Per reward: P <- P + Q; gain = P / (P + R); x <- x + gain (r - x); P <- (1 - gain) P. Each group starts from the
-    state after the last step, so groups do not wait for each other. P falls to about sqrt(Q R) = 3e-4, so advantages
-    are large (tens): the gradient's clip sets their scale.
+    state after the last step, so groups do not wait for each other. P decreases to about sqrt(Q R) = 3e-4, so
+    advantages are large (tens): the gradient's clip sets their scale.
+
+    >>> krpo = Krpo(process_noise=0.0, reward_noise=1.0, mean=0.0, variance=1.0)
+    >>> [round(value, 3) for value in krpo.compute([GroupView("p", (1, -1, -1))])[0].values]  # x = -1/4, P = 1/4
+    [2.5, -1.5, -1.5]
     """
 
     def __init__(
         self, *, process_noise: float = 1e-5, reward_noise: float = 1e-2, mean: float = 0.0, variance: float = 1.0
     ) -> None:
-        """Q >= 0 and R > 0, and the state to start from: x in [-1, 1], P > 0."""
+        """`process_noise` Q >= 0, `reward_noise` R > 0 (both squared reward), and the initial state.
+
+        That is `mean` x in [-1, 1] and `variance` P > 0, in squared reward. Raises `ValueError` for others.
+        """
         if not (process_noise >= 0 and reward_noise > 0 and -1 <= mean <= 1 and variance > 0):
             raise ValueError(
                 "needs process_noise >= 0, reward_noise > 0, -1 <= mean <= 1, variance > 0; "
@@ -29,7 +36,7 @@ class Krpo(Estimator):
         self._state = (mean, variance)
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         results = []
         for group in groups:
@@ -56,6 +63,6 @@ class Krpo(Estimator):
         return {"mean": self._state[0], "variance": self._state[1]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """What `state_dict` gave; other keys in `state` raise `ValueError`."""
         check_state(self.name, state, {"mean", "variance"})
         self._state = (float(state["mean"]), float(state["variance"]))

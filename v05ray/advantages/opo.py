@@ -11,13 +11,21 @@ class Opo(Estimator):
     """A_i = r_i - sum(T_j r_j) / sum(T_j), T the response lengths (arXiv 2505.23585).
 
     The variance-optimal baseline where the squared gradient norm grows like the length.
+
+    >>> Opo().compute([GroupView("p", (1, -1), lengths=(30, 10))])[0].values  # baseline (30 - 10) / 40
+    (0.5, -1.5)
     """
 
     needs = frozenset({"lengths"})
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class; raises `ValueError` for a group without a single token."""
+        """One `Advantages` per group, in order, each from its group alone.
+
+        Raises:
+            ConfigError: for an unmet need.
+            ValueError: for a group without a single token.
+        """
         check_groups(self, groups)
         return [Advantages(self._values(group)) for group in groups]
 

@@ -7,12 +7,16 @@ from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, 
 
 @advantage("remax")
 class Remax(Estimator):
-    """A_i = r_i - r(greedy) (arXiv 2310.10505). Unbiased; costs one more rollout per prompt."""
+    """A_i = r_i - r(greedy) (arXiv 2310.10505). Unbiased; costs one more rollout per prompt.
+
+    >>> Remax().compute([GroupView("p", (1, -1), greedy_reward=1)])[0].values
+    (0, -2)
+    """
 
     needs = frozenset({"greedy"})
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         results = []
         for group in groups:

@@ -11,15 +11,23 @@ from v05ray.stats.history import BetaCounts
 class Spo(Estimator):
     """A_i = r_i - (2 a / (a + b) - 1), discounted Beta counts per prompt from earlier steps (arXiv 2509.13232).
 
-    The baseline has seen none of the group, so it is unbiased even with one rollout. Take it where prompts come back.
+    The baseline has seen none of the group, so it is unbiased even with one rollout. Use it where prompts come back.
+
+    >>> spo = Spo(discount=1.0)
+    >>> spo.observe([GroupView("p", (1, 1, 1, -1))])  # a = 3.5, b = 1.5
+    >>> [round(value, 3) for value in spo.compute([GroupView("p", (1,)), GroupView("new", (1,))])[0].values]
+    [0.6]
     """
 
     def __init__(self, *, discount: float = 0.9, initial: float = 0.5, capacity: int = 1_000_000) -> None:
-        """`discount` in (0, 1] per visit; `initial` > 0 counts of each outcome; `capacity` prompts remembered."""
+        """`discount` in (0, 1] per visit; `initial` > 0 counts of each outcome; `capacity` >= 1 prompts remembered.
+
+        Raises `ValueError` for a value out of range.
+        """
         self._history = BetaCounts(discount=discount, initial=(initial, initial), capacity=capacity)
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class."""
+        """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""
         check_groups(self, groups)
         results = []
         for group in groups:
@@ -37,6 +45,6 @@ class Spo(Estimator):
         return {"history": self._history.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """What `state_dict` gave; other keys in `state` raise `ValueError`."""
         check_state(self.name, state, {"history"})
         self._history.load_state_dict(state["history"])

@@ -22,25 +22,35 @@ def _whiten(name: str, rows: Sequence[tuple[float, ...]]) -> list[Advantages]:
 
 @advantage("reinforce_pp")
 class ReinforcePlusPlus(Estimator):
-    """A_i = r_i, whitened over the batch."""
+    """A_i = r_i, whitened over the batch.
+
+    >>> batch = [GroupView("a", (1, -1)), GroupView("b", (-1, -1))]  # mean -.5, deviation 1
+    >>> [[round(value, 3) for value in one.values] for one in ReinforcePlusPlus().compute(batch)]
+    [[1.5, -0.5], [-0.5, -0.5]]
+    """
 
     scope = "batch"
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class; all groups of the batch in one call."""
+        """One `Advantages` per group, in order; `groups` is the whole batch. `ConfigError` for an unmet need."""
         check_groups(self, groups)
         return _whiten(self.name, [group.rewards for group in groups])
 
 
 @advantage("reinforce_pp_baseline")
 class ReinforcePlusPlusBaseline(Estimator):
-    """A_i = r_i - mu of the group, whitened over the batch."""
+    """A_i = r_i - mu of the group, whitened over the batch.
+
+    >>> batch = [GroupView("a", (1, -1)), GroupView("b", (-1, -1))]  # centred: 1, -1, 0, 0; deviation sqrt(2/3)
+    >>> [[round(value, 3) for value in one.values] for one in ReinforcePlusPlusBaseline().compute(batch)]
+    [[1.225, -1.225], [0.0, 0.0]]
+    """
 
     scope = "batch"
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
-        """See the class; all groups of the batch in one call."""
+        """One `Advantages` per group, in order; `groups` is the whole batch. `ConfigError` for an unmet need."""
         check_groups(self, groups)
         centred = []
         for group in groups:

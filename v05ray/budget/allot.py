@@ -5,11 +5,17 @@ from itertools import pairwise
 
 
 def allot(worth: Sequence[Sequence[float]], total: int) -> list[int]:
-    """How many of `total` each prompt gets; worth[i][j] is what j rollouts are worth to prompt i, j = 0 .. its cap.
+    """How many of `total` >= 0 each prompt gets; worth[i][j] is the worth of j rollouts to prompt i, j = 0 .. its cap.
 
     Takes the steepest pieces of every prompt's upper concave hull first, so it is exact where worth is concave, and
-    else up to the last piece that does not fit whole. All of `total` is spent while there is room; equals share evenly.
-    O(sum of caps, times the logarithm).
+    else up to the last piece that does not fit whole (textbook greedy allocation). All of `total` is spent while there
+    is room; equals share evenly. Worth may be in any unit. Time O(n log n), n the sum of caps.
+
+    Raises:
+        ValueError: for a total below 0.
+
+    >>> allot([[0, 5, 6, 6.5], [0, 3, 5, 6]], 3)  # steps worth 5, 1, .5 and 3, 2, 1
+    [1, 2]
     """
     if total < 0:
         raise ValueError(f"total must be >= 0, got {total}")

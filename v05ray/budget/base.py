@@ -1,4 +1,4 @@
-"""What a budget rule sees and says. The machine in `batch.py` does the rest: counting, padding, the global halt."""
+"""What a budget rule sees and says (ours). The machine in `batch.py` counts, pads and halts the batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +18,12 @@ class Evidence:
     """What is known of one prompt: the machine counts here, rules only read.
 
     Not frozen, and the machine's own record: a batch may hold a million prompts, and is judged 100,000 times a second.
+
+    >>> evidence = Evidence("sum-3", prior=0.5, num_cold_start=4)
+    >>> evidence.add(1.0, num_tokens=30)
+    >>> evidence.add(-1.0, num_tokens=10)
+    >>> evidence.mean, evidence.num_scored, evidence.num_positive, evidence.num_tokens
+    (0.0, 2, 1, 40)
     """
 
     prompt_id: str
@@ -43,7 +49,7 @@ class Evidence:
         return self.reward_units / (self.num_scored << 60)
 
     def add(self, reward: float, num_tokens: int = 0) -> None:
-        """Count one scored rollout."""
+        """Count one scored rollout: `reward` in [-1, 1], `num_tokens` >= 0 of its response."""
         self.num_scored += 1
         self.reward_units += int(reward * _UNIT)
         self.num_positive += reward > 0
@@ -56,13 +62,17 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A rule's word on one prompt: it wants `target` rollouts in all; where no more than are scored, it stops."""
+    """A rule's decision on one prompt: it wants `target` >= 0 rollouts in all; where no more than are scored, it stops.
+
+    >>> Judgement(12, "target_reached", bias_squared=0.3).target
+    12
+    """
 
     target: int
     reason: StopReason
     """Why to stop, if that is what the target means; unread otherwise."""
     bias_squared: float | None = None
-    """b2, where the rule uses it."""
+    """b2 >= 0 in squared reward, where the rule uses it."""
 
 
 class Rule(Protocol):
@@ -71,6 +81,17 @@ class Rule(Protocol):
     A rule of scope `prompt` judges each prompt by its own evidence; one of scope `batch` allots a total over all open
     prompts and so needs the barrier of the mode `rounds`. Judging changes no state: what a rule remembers it learns in
     `observe`, at the end of a step, so decisions do not depend on the order in which rollouts arrive.
+
+    >>> class UntilSolved(Rule):
+    ...     min_rollouts, n_max = 1, 8
+    ...     def plan(self, priors):
+    ...         return dict.fromkeys(priors, 1)
+    ...     def judge(self, evidence):
+    ...         return Judgement(1 if evidence.num_positive else 8, "target_reached")
+    >>> evidence = Evidence("p", prior=None, num_cold_start=1)
+    >>> evidence.add(-1.0)
+    >>> UntilSolved().judge(evidence).target
+    8
     """
 
     name: ClassVar[str] = ""
@@ -86,7 +107,10 @@ class Rule(Protocol):
         """No options."""
 
     def plan(self, priors: Mapping[str, float | None]) -> Mapping[str, int]:
-        """Rollouts to draw for each prompt before any reward is seen, each in [min_rollouts, n_max]."""
+        """Rollouts to draw for each prompt before any reward is seen, each in [min_rollouts, n_max].
+
+        `priors` has V in [-1, 1] (or None) by prompt id.
+        """
         ...
 
     def judge(self, evidence: Evidence) -> Judgement:
@@ -114,7 +138,12 @@ class Rule(Protocol):
 
 
 def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
-    """Raise `ValueError` unless the state has exactly these keys."""
+    """Raise `ValueError` unless the state has exactly these keys.
+
+    >>> check_state("osla", {"history": {}}, {"cost"})
+    Traceback (most recent call last):
+    ValueError: rule 'osla': a state has ['cost'], got ['history']; is it another rule's?
+    """
     if set(state) != keys:
         raise ValueError(f"rule {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another rule's?")
 
@@ -123,7 +152,13 @@ R = TypeVar("R", bound="type[Rule]")
 
 
 def rule(name: str) -> Callable[[R], R]:
-    """Class decorator: registers a rule under its one name."""
+    """Class decorator: registers a rule under its one name; raises `ValueError` for a name that is taken.
+
+    >>> taken = RULES.names[0]
+    >>> rule(taken)(type("Other", (Rule,), {}))
+    Traceback (most recent call last):
+    ValueError: budget rule 'dapo' is registered twice
+    """
 
     def add(cls: R) -> R:
         cls.name = name

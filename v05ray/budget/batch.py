@@ -19,7 +19,21 @@ from v05ray.types import Decision, Draw, Stop, StopReason
 
 
 class BatchMachine:
-    """Decides, for the prompts of one batch, who is drawn again and who is sealed, and counts what happened."""
+    """Decides, for the prompts of one batch, which are drawn again and which are sealed, and counts what happened.
+
+    The rule is the paper's or another; the halt is that of arXiv 2603.10848, Section 3.3.
+
+    >>> from v05ray.budget.rules import build
+    >>> machine = BatchMachine({"p": 0.0}, build("osla", {"cold_start": 2, "n_max": 4}), halt_fraction=0.0)
+    >>> [decision.action for decision in machine.start()]
+    [Draw(prompt_id='p', num_rollouts=2)]
+    >>> machine.observe("p", 1.0)
+    []
+    >>> [decision.action for decision in machine.observe("p", 1.0)]  # b2 = 1 - 1/2: worth more than 4
+    [Draw(prompt_id='p', num_rollouts=2)]
+    >>> machine.num_drawn, machine.num_open, machine.done
+    (4, 1, False)
+    """
 
     def __init__(
         self,
@@ -72,7 +86,7 @@ class BatchMachine:
         self._started = False
         self._swept = False
         self.halted = False
-        """Whether the global halt has sealed anyone."""
+        """Whether the global halt has sealed a prompt."""
         self.num_drawn = 0
         """Rollouts ordered so far; drawn = scored + outstanding + aborted + forgotten."""
         self.num_scored = 0
@@ -101,7 +115,7 @@ class BatchMachine:
         return prompt_id in self._open
 
     def outstanding(self, prompt_id: str) -> int:
-        """Rollouts of the prompt that are drawn and not yet scored."""
+        """Rollouts of the prompt that are drawn and not yet scored, >= 0; `KeyError` for one not of this batch."""
         return self._all[prompt_id].num_outstanding
 
     def evidence(self) -> list[Evidence]:
@@ -109,7 +123,7 @@ class BatchMachine:
         return list(self._all.values())
 
     def start(self) -> list[Decision]:
-        """The cold start: one Draw per prompt, in batch order. Once only."""
+        """The cold start: one Draw per prompt, in batch order. Once only: a second call raises `ValueError`."""
         if self._started:
             raise ValueError("the batch has started already; a machine serves one batch")
         self._started = True
@@ -130,7 +144,9 @@ class BatchMachine:
         return decisions
 
     def observe(self, prompt_id: str, reward: float, *, num_tokens: int = 0) -> list[Decision]:
-        """Count one scored rollout, reward in [-1, 1]; returns what follows from it, in the order to be done.
+        """Count one scored rollout; returns what follows from it, in the order to be done.
+
+        `reward` is in [-1, 1], `num_tokens` >= 0 the length of its response.
 
         A Stop for a prompt with rollouts in flight (`on_halt: abort`) asks to abort them: they are counted here at
         once, and must not be observed any more. Raises `ValueError` for a prompt that waits for none.
@@ -143,9 +159,10 @@ class BatchMachine:
         return self._judge_if_due(evidence)
 
     def forget(self, prompt_id: str, num_rollouts: int) -> list[Decision]:
-        """Take back rollouts that will never be scored (lost beyond recovery); may let the prompt be judged.
+        """Take back `num_rollouts` >= 1 that will never be scored (lost beyond recovery); may let the prompt be judged.
 
         A rule still short of its target draws again; a prompt with nothing scored at all gets its cold start again.
+        Raises `ValueError` for more rollouts than the prompt waits for.
         """
         if num_rollouts < 1:
             raise ValueError(f"num_rollouts must be >= 1, got {num_rollouts}")

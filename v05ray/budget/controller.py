@@ -1,4 +1,4 @@
-"""Steer the cost of a rollout so that a batch uses a given total."""
+"""Steer the cost of a rollout so that a batch uses a given total (ours)."""
 
 
 class CostController:
@@ -8,7 +8,12 @@ class CostController:
 
     Since the extra rollouts grow about like 1/sqrt(c), or somewhat faster, gain = .5 corrects a quarter to three
     quarters of an error per step and averages the noise of small batches. c stays within bounds, so an unreachable
-    total (every prior right: nobody is ever topped up) cannot wind it up.
+    total (every prior right: no prompt is ever topped up) cannot wind it up.
+
+    >>> controller = CostController(cost=1 / 256, cold_start=4, n_max=16, mean_rollouts=6)
+    >>> controller.observe(num_prompts=10, num_rollouts=120, num_tokens=0)  # 80 beyond the cold start, 20 wanted
+    >>> controller.cost * 256
+    2.0
     """
 
     def __init__(
@@ -21,7 +26,11 @@ class CostController:
         tokens_per_step: float | None = None,
         gain: float = 0.5,
     ) -> None:
-        """Just one of `mean_rollouts` (per prompt, in (cold_start, n_max)) and `tokens_per_step` (> 0) is given."""
+        """Exactly one of `mean_rollouts` (per prompt, in (cold_start, n_max)) and `tokens_per_step` (> 0) is given.
+
+        `cost` > 0 is the initial c, in squared reward per rollout; 1 <= `cold_start` <= `n_max`; `gain` in (0, 1].
+        Raises `ValueError` for a value out of range.
+        """
         if (mean_rollouts is None) == (tokens_per_step is None):
             raise ValueError("give mean_rollouts or tokens_per_step, not both")
         if mean_rollouts is not None and not cold_start < mean_rollouts < n_max:
@@ -35,13 +44,16 @@ class CostController:
         self._cold_start = cold_start
         self._mean_rollouts, self._tokens_per_step = mean_rollouts, tokens_per_step
         self._gain = gain
-        # At 1/cold_start^2 nobody is topped up; at 1/(4 n_max)^2 nearly everybody who disagrees gets n_max.
+        # At 1/cold_start^2 no prompt is topped up; at 1/(4 n_max)^2 nearly every prompt that disagrees gets n_max.
         self._least, self._most = 1 / (4 * n_max) ** 2, 1 / cold_start**2
         self.cost = min(max(cost, self._least), self._most)
         """The current c."""
 
     def observe(self, num_prompts: int, num_rollouts: int, num_tokens: int) -> None:
-        """Adjust the cost to what one step used; an empty step says nothing."""
+        """Adjust the cost to what one step used; a step without rollouts changes nothing.
+
+        `num_prompts`, `num_rollouts` (cold starts included) and `num_tokens` (of their responses) are >= 0.
+        """
         if not num_rollouts:
             return
         cold = num_prompts * self._cold_start

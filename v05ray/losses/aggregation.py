@@ -18,7 +18,11 @@ Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 
 
 def token_weight(aggregation: Aggregation, response_length: int) -> float:
-    """Weight of each token loss of a sequence with `response_length` >= 1 tokens."""
+    """Weight in (0, 1] of each token loss of a sequence with `response_length` >= 1 tokens; else `ValueError`.
+
+    >>> token_weight("sequence_mean", 4), token_weight("token_mean", 4)
+    (0.25, 1.0)
+    """
     if response_length < 1:
         raise ValueError(f"a response needs >= 1 tokens, got {response_length}")
     return 1.0 / response_length if aggregation == "sequence_mean" else 1.0
@@ -26,7 +30,11 @@ def token_weight(aggregation: Aggregation, response_length: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
-    """What normalisers depend on; sizes of the parts of a batch add up."""
+    """What normalisers depend on; sizes of the parts of a batch add up.
+
+    >>> BatchSize(num_tokens=12, num_sequences=2) + BatchSize(num_tokens=8, num_sequences=1)
+    BatchSize(num_tokens=20, num_sequences=3)
+    """
 
     num_tokens: int = 0
     """Response tokens, those of zero-advantage sequences included."""
@@ -39,7 +47,14 @@ class BatchSize:
 def normaliser(aggregation: Aggregation, size: BatchSize, max_response_tokens: int) -> float:
     """What the weighted sum over the whole batch (all ranks, all pieces) is divided by; > 0.
 
-    `max_response_tokens` is L of constant_length and unused otherwise. Raises ValueError for an empty batch.
+    `max_response_tokens` >= 1 is L of constant_length and unused otherwise.
+
+    Raises:
+        ValueError: for an empty batch, or L below 1 where it is used.
+
+    >>> size = BatchSize(num_tokens=20, num_sequences=3)
+    >>> normaliser("token_mean", size, 16), normaliser("constant_length", size, 16)
+    (20.0, 48.0)
     """
     if size.num_tokens < 1 or size.num_sequences < 1:
         raise ValueError(f"an empty batch has no mean: {size}")

@@ -16,5 +16,9 @@ GroupFilter = Literal["none", "mixed"]
 
 
 def counts(group_filter: GroupFilter, rewards: Sequence[float]) -> bool:
-    """Whether a group with these rewards [K >= 1] counts in the loss."""
+    """Whether a group with these `rewards`[K >= 1] counts in the loss.
+
+    >>> counts("mixed", [1, 1, -1]), counts("mixed", [1, 1, 1]), counts("none", [1, 1, 1])
+    (True, False, True)
+    """
     return group_filter == "none" or min(rewards) != max(rewards)

@@ -29,6 +29,10 @@ def kl_penalty(current_N: Tensor, reference_N: Tensor, estimator: KlEstimator) -
     """[N] the table's value, in nats, with the table's gradient in current_N. Both are log-probabilities.
 
     reference_N carries no gradient.
+
+    >>> current_N, reference_N = torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0])
+    >>> kl_penalty(current_N, reference_N, "k1"), kl_penalty(current_N, reference_N, "k2")
+    (tensor([0.5000, 0.0000]), tensor([0.1250, 0.0000]))
     """
     log_ratio_N = current_N - reference_N
     if estimator == "k1":

@@ -8,13 +8,20 @@ class BetaCounts:
     """(a, b) per key: a <- rho a + successes, b <- rho b + failures, from (a0, b0) on; E p = a / (a + b).
 
     At most `capacity` keys; the one updated longest ago is forgotten first. A graded reward r in [-1, 1] counts as
-    (1 + r) / 2 of a success.
+    (1 + r) / 2 of a success. Textbook Beta-Bernoulli counts with a discount, as SPO uses them (arXiv 2509.13232).
+
+    >>> history = BetaCounts(discount=0.5, initial=(0.5, 0.5))
+    >>> history.add("sum-3", reward_sum=2.0, num_rewards=4)  # three successes, one failure
+    >>> history.counts("sum-3"), round(history.mean("sum-3"), 3)
+    ((3.25, 1.25), 0.722)
+    >>> history.mean("never seen")
+    0.5
     """
 
     def __init__(
         self, *, discount: float = 0.9, initial: tuple[float, float] = (0.5, 0.5), capacity: int = 1_000_000
     ) -> None:
-        """`discount` rho in (0, 1] per visit; `initial` (a0, b0), each > 0."""
+        """`discount` rho in (0, 1] per visit; `initial` (a0, b0), each > 0; `capacity` >= 1 keys. Else `ValueError`."""
         if not (0 < discount <= 1 and min(initial) > 0 and capacity >= 1):
             raise ValueError(
                 "needs 0 < discount <= 1, initial counts > 0 and capacity >= 1; "
@@ -30,7 +37,7 @@ class BetaCounts:
         return key in self._counts
 
     def counts(self, key: str) -> tuple[float, float]:
-        """(a, b), the initial ones for an unknown key."""
+        """(a, b), each > 0; the initial ones for an unknown key."""
         return self._counts.get(key, self._initial)
 
     def mean(self, key: str) -> float:
@@ -39,7 +46,7 @@ class BetaCounts:
         return a / (a + b)
 
     def add(self, key: str, reward_sum: float, num_rewards: int) -> None:
-        """Count one visit: `num_rewards` >= 1 rewards on [-1, 1] with this sum."""
+        """Count one visit: `num_rewards` >= 1 rewards in [-1, 1] whose sum is `reward_sum`."""
         a, b = self._counts.pop(key, self._initial)
         successes = (num_rewards + reward_sum) / 2
         self._counts[key] = (self._discount * a + successes, self._discount * b + num_rewards - successes)
@@ -51,7 +58,7 @@ class BetaCounts:
         return {"counts": {key: list(counts) for key, counts in self._counts.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave; the most recent `capacity` keys are kept."""
+        """What `state_dict` gave; keeps the most recent `capacity` keys. Other keys in `state` raise `ValueError`."""
         if set(state) != {"counts"}:
             raise ValueError(f"the state of Beta counts is counts, got {sorted(state)}")
         recent = list(state["counts"].items())[-self._capacity :]

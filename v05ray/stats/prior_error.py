@@ -1,4 +1,4 @@
-"""How wrong was the prior of late? The variance tau2 that `shrinkage.fuse_eb` weighs by (ours)."""
+"""How wrong was the prior recently? The variance tau2 that `shrinkage.fuse_eb` weighs by (ours)."""
 
 import math
 from collections import deque
@@ -9,9 +9,18 @@ from v05ray.stats.moments import mean
 
 
 def squared_error(prior: float, rewards: Sequence[float]) -> float:
-    """Unbiased estimate of (V - E r)^2 from rewards r[k], k >= 2: (V - mu)^2 - sum (r_i - mu)^2 / (k (k - 1)).
+    """Unbiased estimate of (V - E r)^2 from `rewards` r[k >= 2]: (V - mu)^2 - sum (r_i - mu)^2 / (k (k - 1)).
 
-    The second term is the noise of mu; for +-1 rewards it equals (1 - mu^2) / (k - 1). May be negative.
+    `prior` is V in [-1, 1]. The second term is the noise of mu; for +-1 rewards it equals (1 - mu^2) / (k - 1). The
+    estimate is in squared reward and may be negative.
+
+    Raises:
+        ValueError: for fewer than two rewards.
+
+    >>> squared_error(1.0, [1, -1, -1, -1])  # 1.5^2 - 3 / 12
+    2.0
+    >>> squared_error(0.0, [1, -1])
+    -1.0
     """
     k = len(rewards)
     if k < 2:
@@ -26,10 +35,19 @@ class PriorError:
     While fewer than `warm_groups` groups were seen, `initial` stands in for the missing ones, so that the first group
     alone does not decide. Give each group's cold-start rewards only: later ones were drawn because of what the first
     ones showed, and would bias the estimate.
+
+    >>> error = PriorError(window=2, initial=0.16, warm_groups=0)
+    >>> error.add(1.0, [1, -1, -1, -1])
+    >>> error.add(1.0, [1, 1])
+    >>> error.tau2, error.num_groups
+    (1.0, 2)
     """
 
     def __init__(self, *, window: int = 512, initial: float = 0.16, warm_groups: int = 32) -> None:
-        """`initial` = .16 is an error of .4 rms on [-1, 1], the middle of what value models show."""
+        """`window` >= 1 and `warm_groups` >= 0 groups; `initial` in [0, 4], in squared reward. Else `ValueError`.
+
+        `initial` = .16 is an error of .4 rms on [-1, 1], the middle of what value models show.
+        """
         if window < 1 or warm_groups < 0 or not 0 <= initial <= 4:
             raise ValueError(
                 f"needs window >= 1, warm_groups >= 0, 0 <= initial <= 4; got {window}, {warm_groups}, {initial}"
@@ -46,7 +64,7 @@ class PriorError:
 
     @property
     def tau2(self) -> float:
-        """The current estimate, >= 0."""
+        """The current estimate in [0, 4], in squared reward."""
         if self._tau2 is None:
             missing = max(0, self.warm_groups - len(self._errors))
             count = missing + len(self._errors)
@@ -55,7 +73,7 @@ class PriorError:
         return self._tau2
 
     def add(self, prior: float, rewards: Sequence[float]) -> None:
-        """Count one group: its prior as it was used, and its cold-start rewards (k >= 2)."""
+        """Count one group: its `prior` in [-1, 1] as it was used, and its cold-start `rewards`[k >= 2] in [-1, 1]."""
         self._errors.append(squared_error(prior, rewards))
         self._tau2 = None
 
@@ -64,7 +82,7 @@ class PriorError:
         return {"errors": list(self._errors)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave; the most recent `window` errors are kept."""
+        """What `state_dict` gave; keeps the most recent `window` errors. Other keys in `state` raise `ValueError`."""
         if set(state) != {"errors"}:
             raise ValueError(f"a prior error's state is its errors, got {sorted(state)}")
         self._errors.clear()

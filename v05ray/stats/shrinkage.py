@@ -17,7 +17,11 @@ TOLERANCE = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """What the evidence makes of a prior."""
+    """What the evidence makes of a prior.
+
+    >>> fuse(0.0, [1, 1, 1, 1])
+    Fusion(weight=0.75, baseline=0.75, bias_squared=0.75)
+    """
 
     weight: float
     """w in [0, 1], of the empirical mean."""
@@ -28,7 +32,11 @@ class Fusion:
 
 
 def check_unit(name: str, value: float) -> float:
-    """`value`, if it lies in [-1, 1]; else (and for NaN) a `ValueError` that names it."""
+    """`value`, if it is in [-1, 1]; else (and for NaN) a `ValueError` that calls it `name`.
+
+    >>> check_unit("reward", -1)
+    -1
+    """
     if not -1 <= value <= 1:
         raise ValueError(f"{name} must be in [-1, 1], got {value}; a probability p becomes 2 p - 1")
     return value
@@ -37,7 +45,11 @@ def check_unit(name: str, value: float) -> float:
 def bias_squared(prior: float, mean: float, num_rewards: int) -> float:
     """b2 = max(0, (mu - V)^2 - 1/k) (Eq. 7), for k = num_rewards >= 1.
 
-    1/k is the guaranteed bound on the mean's variance, since one reward in [-1, 1] varies by at most 1 (Eq. 6).
+    `prior` is V in [-1, 1], `mean` is mu in [-1, 1]; b2 is in squared reward, at most 4. 1/k is the guaranteed bound on
+    the mean's variance, since one reward in [-1, 1] varies by at most 1 (Eq. 6).
+
+    >>> bias_squared(0.0, 1.0, 4), bias_squared(0.5, 1.0, 4)
+    (0.75, 0.0)
     """
     excess = (mean - prior) ** 2 - 1 / num_rewards
     return excess if excess > TOLERANCE else 0.0
@@ -58,10 +70,18 @@ def _between(prior: float, mean: float, weight: float) -> float:
 
 
 def fuse(prior: float, rewards: Sequence[float]) -> Fusion:
-    """The paper's fusion: w = b2 / (b2 + 1/k) (Eq. 8).
+    """The paper's fusion of `prior` V with `rewards` r[k >= 0], all in [-1, 1]: w = b2 / (b2 + 1/k) (Eq. 8).
 
     A positive-part James-Stein estimator: B = V where |mu - V| <= 1/sqrt(k), else mu - 1/(k (mu - V)).
-    Without rewards the prior stands alone. Raises `ValueError` outside [-1, 1].
+    Without rewards B = V.
+
+    Raises:
+        ValueError: for a number outside [-1, 1].
+
+    >>> fuse(0.5, [1, 1, 1, 1]).baseline  # |1 - .5| is within 1/sqrt(4)
+    0.5
+    >>> fuse(0.0, [1, 1, 1, 1]).baseline  # 1 - 1/(4 * 1)
+    0.75
     """
     check_unit("prior", prior)
     for reward in rewards:
@@ -70,9 +90,15 @@ def fuse(prior: float, rewards: Sequence[float]) -> Fusion:
 
 
 def fuse_loo(prior: float, rewards: Sequence[float]) -> list[Fusion]:
-    """[K] `fuse` for each reward from the K - 1 others, so that no baseline contains its own reward.
+    """[K] `fuse` (Eq. 8) for each of `rewards`[K] from the K - 1 others, so that no baseline contains its own reward.
 
-    K = 1 leaves the prior. Time O(K). Raises `ValueError` outside [-1, 1].
+    `prior` and rewards are in [-1, 1]. K = 1 leaves the prior. Time O(K).
+
+    Raises:
+        ValueError: for a number outside [-1, 1].
+
+    >>> [fusion.baseline for fusion in fuse_loo(-1.0, [1, 1, -1])]  # from means of others 0, 0 and 1
+    [-0.5, -0.5, 0.75]
     """
     check_unit("prior", prior)
     others = len(rewards) - 1
@@ -90,10 +116,16 @@ def _means_of_others(prior: float, rewards: Sequence[float]) -> Iterator[float]:
 def noise_variance(
     prior: float, mean: float, num_rewards: int, *, prior_strength: float = 2.0, floor: float = 0.05
 ) -> float:
-    """s2 = max(1 - m^2, floor) / k with m = (k mu + n0 V) / (k + n0), n0 = prior_strength >= 0; k >= 1.
+    """s2 = max(1 - m^2, floor) / k with m = (k mu + n0 V) / (k + n0): the variance of the mean (ours).
 
-    The variance of a +-1 reward with mean m is 1 - m^2; shrinking m to the prior keeps a group of equal rewards from
-    looking certain. For graded rewards it is an upper bound.
+    `prior` V and `mean` mu are in [-1, 1], `num_rewards` k >= 1, `prior_strength` n0 >= 0, `floor` in (0, 1]. The
+    variance of a +-1 reward with mean m is 1 - m^2; shrinking m to the prior keeps a group of equal rewards from
+    looking certain. For graded rewards it is an upper bound. In squared reward.
+
+    >>> noise_variance(0.0, 1.0, 2)  # m = (2 + 0) / 4
+    0.375
+    >>> noise_variance(1.0, 1.0, 4)  # the floor
+    0.0125
     """
     shrunk = (num_rewards * mean + prior_strength * prior) / (num_rewards + prior_strength)
     return max(1 - shrunk * shrunk, floor) / num_rewards
@@ -110,9 +142,18 @@ def _fuse_eb(prior: float, mean: float, num_rewards: int, tau2: float, strength:
 def fuse_eb(
     prior: float, rewards: Sequence[float], tau2: float, *, prior_strength: float = 2.0, floor: float = 0.05
 ) -> Fusion:
-    """Empirical-Bayes fusion: w = tau2 / (tau2 + s2), s2 from `noise_variance`, tau2 >= 0 from `prior_error`.
+    """Empirical-Bayes fusion (ours): w = tau2 / (tau2 + s2), s2 from `noise_variance`, tau2 >= 0 from `prior_error`.
 
-    tau2 is the mean squared error of recent priors, so the weight does not hang on this group's own noise.
+    `prior` V and `rewards` r[k >= 0] are in [-1, 1]; without rewards B = V. `prior_strength` >= 0 and `floor` in (0, 1]
+    are those of `noise_variance`. tau2 is the mean squared error of recent priors, so the weight does not depend on
+    this group's own noise.
+
+    Raises:
+        ValueError: for an argument out of range.
+
+    >>> fusion = fuse_eb(0.0, [1, 1], tau2=0.375)  # s2 is .375 too
+    >>> fusion.weight, fusion.baseline
+    (0.5, 0.5)
     """
     _check_eb(prior, tau2, prior_strength, floor)
     for reward in rewards:
@@ -124,7 +165,15 @@ def fuse_eb(
 def fuse_eb_loo(
     prior: float, rewards: Sequence[float], tau2: float, *, prior_strength: float = 2.0, floor: float = 0.05
 ) -> list[Fusion]:
-    """[K] `fuse_eb` for each reward from the K - 1 others."""
+    """[K] `fuse_eb` (ours) for each of `rewards`[K] from the K - 1 others; arguments and ranges are those of `fuse_eb`.
+
+    Raises:
+        ValueError: for an argument out of range: `prior` or a reward outside [-1, 1], `tau2` < 0 or infinite,
+            `prior_strength` < 0, `floor` outside (0, 1].
+
+    >>> [fusion.baseline for fusion in fuse_eb_loo(0.0, [1, 1, 1], tau2=0.375)]
+    [0.5, 0.5, 0.5]
+    """
     _check_eb(prior, tau2, prior_strength, floor)
     others = len(rewards) - 1
     return [_fuse_eb(prior, m, others, tau2, prior_strength, floor) for m in _means_of_others(prior, rewards)]

@@ -10,12 +10,11 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch import Tensor
 
-from tests.fakes import FakeTracker
+from tests.fakes import FakeTracker, silent_progress
 from v05ray import budget, recipes
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
@@ -115,11 +114,6 @@ class LocalValues:
         return ()
 
 
-class SilentProgress:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
 @dataclass(frozen=True)
 class Shared:
     """What is started once for all recipes."""
@@ -195,7 +189,7 @@ async def train(shared: Shared, config: Config, folder: Path) -> Result:
         eval_prompts=(),
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=1),
-        progress=SilentProgress(),
+        progress=silent_progress(),
         samples=folder / "samples",
     )
     await trainer.begin()

@@ -117,5 +117,5 @@ def test_a_training_job_travels_and_reaches_its_command(head: Jobs, address: str
 
 def test_the_dashboard_listens_on_loopback_alone(address: str):
     port = int(address.rpartition(":")[2])
-    places = [it.laddr for it in psutil.net_connections("tcp") if it.status == psutil.CONN_LISTEN]
-    assert [place.ip for place in places if place.port == port] == ["127.0.0.1"]
+    places = [tuple(it.laddr) for it in psutil.net_connections("tcp") if it.status == psutil.CONN_LISTEN]
+    assert [place[0] for place in places if place[1] == port] == ["127.0.0.1"]

@@ -46,6 +46,14 @@ def client(output_dir: Path):
     return MlflowClient(tracking_uri=default_uri(output_dir))
 
 
+def run_id_of(tracker: Tracker) -> str:
+    """MLflow's id of the run, which the tracker knows once it has reached the server."""
+    assert isinstance(tracker, MlflowTracker)
+    run_id = tracker.status().run_id
+    assert run_id is not None
+    return run_id
+
+
 def history(output_dir: Path, run_id: str | None, key: str) -> list[tuple[int, float]]:
     assert run_id is not None
     return [(m.step, m.value) for m in client(output_dir).get_metric_history(run_id, key)]
@@ -67,7 +75,7 @@ def test_what_is_logged_is_in_mlflow(output_dir, tmp_path):
 
     status = make_status(tracker)
     assert (status.num_pending, status.num_refused, status.last_error) == (0, 0, None)
-    run = client(output_dir).get_run(status.run_id)
+    run = client(output_dir).get_run(run_id_of(tracker))
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "run1"
     assert run.data.params["learner.betas"] == "[0.9, 0.95]"
@@ -77,7 +85,7 @@ def test_what_is_logged_is_in_mlflow(output_dir, tmp_path):
     assert history(output_dir, status.run_id, "actor/grad_norm") == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert history(output_dir, status.run_id, "reward _chain sum_") == [(1, -1.0), (2, -1.0), (3, -1.0)]
     assert all(math.isnan(value) for _, value in history(output_dir, status.run_id, "empty"))
-    artifacts = client(output_dir).list_artifacts(status.run_id)
+    artifacts = client(output_dir).list_artifacts(run_id_of(tracker))
     assert sorted(a.path for a in artifacts) == ["config.yaml", "samples"]
     assert list((output_dir / "mlartifacts").rglob("1.txt"))  # beside the database, not in the working folder
 
@@ -92,14 +100,14 @@ def test_a_resumed_run_is_the_same_mlflow_run(output_dir):
     first.log_params({"run": {"num_steps": 10, "seed": 3}})
     first.log_metrics({"a": 1.0}, 1)
     first.close("KILLED")
-    assert client(output_dir).get_run(first.status().run_id).info.status == "KILLED"
+    assert client(output_dir).get_run(run_id_of(first)).info.status == "KILLED"
     second = make_tracker(output_dir)
     second.log_params({"run": {"num_steps": 20, "seed": 3}, "new": "x"})
     second.log_metrics({"a": 2.0}, 2)
     second.close()
     assert second.status().run_id == first.status().run_id
     assert second.status().num_refused == 0
-    run = client(output_dir).get_run(second.status().run_id)
+    run = client(output_dir).get_run(run_id_of(second))
     assert run.info.status == "FINISHED"
     assert run.data.params == {"run.num_steps": "10", "run.seed": "3", "new": "x"}
     assert run.data.tags["resumed.run.num_steps"] == "20"
@@ -111,7 +119,7 @@ def test_more_than_one_batch_of_metrics_and_params(output_dir):
     tracker.log_params({f"p{i}": i for i in range(250)})
     tracker.log_metrics({f"m{i}": float(i) for i in range(2100)}, 1)
     tracker.close()
-    run = client(output_dir).get_run(tracker.status().run_id)
+    run = client(output_dir).get_run(run_id_of(tracker))
     assert len(run.data.params) == 250
     assert len(run.data.metrics) == 2100
 
@@ -189,7 +197,7 @@ def test_secrets_are_not_logged(output_dir, monkeypatch):
     tracker = make_tracker(output_dir)
     tracker.log_params({"tracking": {"uri": "postgresql://me:hunter22@host/db"}, "headers": ["Bearer tok-123456789"]})
     tracker.close()
-    params = client(output_dir).get_run(tracker.status().run_id).data.params
+    params = client(output_dir).get_run(run_id_of(tracker)).data.params
     assert params == {"tracking.uri": "postgresql://***@host/db", "headers": '["Bearer ***"]'}
 
 

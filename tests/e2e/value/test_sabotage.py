@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fakes import FakeRewardPool, FakeTracker, response_text
+from tests.fakes import FakeRewardPool, FakeTracker, response_text, silent_progress
 from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config, ValueConfig
 from v05ray.config_files import make_config
@@ -87,6 +86,12 @@ class Policy:
         self._pending.clear()
         return {}
 
+    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+        return [list(sample.logprobs) for sample in samples]  # one policy, so the sampled ones
+
+    async def abandon(self) -> None:
+        self._pending.clear()
+
     async def weights(self, version: int) -> Weights:
         return Weights(version, payload=tuple(self.logits), num_bytes=40)
 
@@ -104,7 +109,8 @@ class Policy:
 
     def success_after(self, num_rollouts: float) -> float:
         """Mean success rate once so many rollouts were drawn, interpolated between steps."""
-        return float(np.interp(num_rollouts, *zip(*self.history, strict=True)))
+        drawn, success = zip(*self.history, strict=True)
+        return float(np.interp(num_rollouts, drawn, success))
 
 
 def _write(folder: Path, logits: list[float]) -> None:
@@ -169,11 +175,6 @@ class LocalValues:
         return ()
 
 
-class SilentProgress:
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
-
-
 def config_of(seed: int, *, fallback: bool) -> Config:
     return make_config(
         {
@@ -217,7 +218,7 @@ async def train(model: ValueModel, folder: Path, seed: int, *, flipped: bool, fa
         eval_prompts=(),
         ledger=LedgerWriter(folder / "ledger"),
         checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=1),
-        progress=SilentProgress(),
+        progress=silent_progress(),
         samples=folder / "samples",
     )
     await trainer.run()

@@ -152,7 +152,7 @@ def test_in_rounds_the_padding_goes_where_the_target_is_furthest() -> None:
     # a: V = .6, mean 0: b2 = .11, target floor(20 - 9.09) = 10, 6 more. b: V = .5, mean -.5: b2 = .75, target 18,
     # 14 more. c: accepted. 20 in all, padded to 24; four extra are dealt in turn, b first.
     machine = BatchMachine({"a": 0.6, "b": 0.5, "c": 0.5}, rule, halt_fraction=0, dispatch_multiple=8, mode="rounds")
-    machine.start()
+    decisions = machine.start()
     for rewards in zip([1, 1, -1, -1], [-1, 1, -1, -1], [1, 1, -1, -1], strict=True):
         for prompt_id, reward in zip("abc", rewards, strict=True):
             decisions = machine.observe(prompt_id, reward)
@@ -163,7 +163,7 @@ def test_in_rounds_the_padding_goes_where_the_target_is_furthest() -> None:
 def test_one_extra_rollout_goes_to_the_furthest() -> None:
     rule = OslaRule(cold_start=4, cost=1 / 400, n_max=20)
     machine = BatchMachine({"a": 0.6, "b": 0.5}, rule, halt_fraction=0, dispatch_multiple=7, mode="rounds")
-    machine.start()
+    decisions = machine.start()
     for rewards in zip([1, 1, -1, -1], [-1, 1, -1, -1], strict=True):
         for prompt_id, reward in zip("ab", rewards, strict=True):
             decisions = machine.observe(prompt_id, reward)
@@ -174,7 +174,7 @@ def test_in_rounds_no_padding_goes_beyond_the_cap() -> None:
     rule = OslaRule(cold_start=4, cost=1 / 400, n_max=20)
     # As above, but padded to 40: 20 are missing, and there is room for ten more of a and for two more of b.
     machine = BatchMachine({"a": 0.6, "b": 0.5}, rule, halt_fraction=0, dispatch_multiple=40, mode="rounds")
-    machine.start()
+    decisions = machine.start()
     for rewards in zip([1, 1, -1, -1], [-1, 1, -1, -1], strict=True):
         for prompt_id, reward in zip("ab", rewards, strict=True):
             decisions = machine.observe(prompt_id, reward)

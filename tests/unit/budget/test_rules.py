@@ -1,5 +1,6 @@
 import json
 import random
+from collections.abc import Sequence
 from itertools import product
 
 import pytest
@@ -26,8 +27,8 @@ def scored(rewards: list[float], *, prior: float | None = None, cold: int = 4, t
     return evidence
 
 
-def said(rule: Rule, rewards: list[float], **known: float) -> tuple[int, str]:
-    judgement = rule.judge(scored(rewards, **known))
+def said(rule: Rule, rewards: list[float], *, prior: float | None = None, tokens: int = 0) -> tuple[int, str]:
+    judgement = rule.judge(scored(rewards, prior=prior, tokens=tokens))
     return judgement.target, judgement.reason
 
 
@@ -234,7 +235,7 @@ class TestAllotted:
         assert machine.num_drawn == 31 * 8
 
 
-def _named(name: str, rewards: list[float]) -> Evidence:
+def _named(name: str, rewards: Sequence[float]) -> Evidence:
     evidence = Evidence(name, None, 2)
     for reward in rewards:
         evidence.add(reward)

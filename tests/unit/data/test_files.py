@@ -200,7 +200,7 @@ def test_a_split_that_cannot_be_read_is_refused(tmp_path, split):
 
 
 def test_what_json_can_write_and_no_text_can_hold_is_refused_by_the_data_set_library_too(tmp_path, monkeypatch):
-    import datasets
+    import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "folder").mkdir()
@@ -221,7 +221,7 @@ def test_half_a_surrogate_pair_in_a_line_is_a_bad_row_and_a_whole_one_is_text(tm
 
 @pytest.mark.parametrize("content", [b"{broken\n", b'{"question": "a"}\n[1]\n', b"\x00\x01\x02"])
 def test_what_the_data_set_library_cannot_read_is_refused_in_a_line(tmp_path, monkeypatch, content):
-    import datasets
+    import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "folder").mkdir()

@@ -173,7 +173,7 @@ def test_a_file_that_is_no_parquet_and_a_bad_parquet_row(tmp_path):
 
 
 def test_huggingface_from_local_folders(tmp_path, monkeypatch):
-    import datasets
+    import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     rows = datasets.Dataset.from_list([qa("a"), qa("b")])

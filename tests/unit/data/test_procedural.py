@@ -1,6 +1,7 @@
 """Generated tasks: distinct questions, exactly as many as asked for or an error that says how many there are."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def splits(train, held_out, *, seed=0, num_eval=None):
 
 def test_a_sum_carries_its_answer_and_its_scorers_entry():
     prompt = load({**SUMS, "size": 3})[0]
-    entry = prompt.metadata["entry"]
+    entry: Any = prompt.metadata["entry"]
     assert prompt.source == prompt.metadata["task"] == "chain_sum"
     assert entry["question"] == prompt.text
     assert entry["answer"] == prompt.answer

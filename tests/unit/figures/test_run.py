@@ -25,16 +25,16 @@ from v05ray.types import Decision, Draw, Prior, Rollout, RolloutGroup, ScoredRol
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 4}, "mode": "async"}
 
 
-def group(prompt_id, rewards, prior=0.5, *, origin="v0", source="gcd", num_cold=2) -> RolloutGroup:
+def group(prompt_id, rewards, prior: float | None = 0.5, *, origin="v0", source="gcd", num_cold=2) -> RolloutGroup:
     scored = tuple(
         ScoredRollout(Rollout(prompt_id, i, "", (1,), (0.0,), "stop", 0, "g", 0.0), reward, "partial")
         for i, reward in enumerate(rewards)
     )
-    actions = [Draw(prompt_id, num_cold), *([Draw(prompt_id, len(rewards) - num_cold)] if rewards[num_cold:] else [])]
-    actions.append(Stop(prompt_id, "accepted"))
-    decisions = tuple(Decision(action, 0, None, prior, None, None, 1) for action in actions)
+    draws = [Draw(prompt_id, num_cold), *([Draw(prompt_id, len(rewards) - num_cold)] if rewards[num_cold:] else [])]
+    stop = Stop(prompt_id, "accepted")
+    decisions = tuple(Decision(action, 0, None, prior, None, None, 1) for action in (*draws, stop))
     said = None if prior is None else Prior(prompt_id, prior, 0, origin)
-    return RolloutGroup(make_prompt(prompt_id, source=source), said, scored, actions[-1], decisions)
+    return RolloutGroup(make_prompt(prompt_id, source=source), said, scored, stop, decisions)
 
 
 def write(run: Path, *steps: list[RolloutGroup]) -> Path:

@@ -51,7 +51,9 @@ def test_untied_has_a_projection_of_its_own(tmp_path: Path, untied: Path):
     for folder in (tied, untied):
         model = AutoModelForCausalLM.from_pretrained(folder)
         sizes[folder] = sum(p.numel() for p in model.parameters())
-        shared = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        projection = model.get_output_embeddings()
+        assert projection is not None
+        shared = projection.weight is model.get_input_embeddings().weight
         assert shared == (folder == tied)
     assert sizes == {tied: 804_224, untied: 804_224 + 128 * 128}
 

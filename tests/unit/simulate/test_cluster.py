@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -129,7 +129,12 @@ def test_capacity_is_what_the_batch_can_keep_busy() -> None:
 
 
 def test_an_impossible_cluster_is_refused() -> None:
-    for changes in ({"num_generators": 0}, {"verify_s": -1}, {"step_base_s": 0, "step_per_sequence_s": 0}):
+    impossible: list[dict[str, Any]] = [
+        {"num_generators": 0},
+        {"verify_s": -1},
+        {"step_base_s": 0, "step_per_sequence_s": 0},
+    ]
+    for changes in impossible:
         with pytest.raises(ConfigError, match=r"a cluster|a token must"):
             Cluster(**changes)
 

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,28 @@ def test_the_prompt_seen_longest_ago_is_forgotten_and_the_rest_resumes() -> None
         resumed.load_state_dict({})
 
 
-def test_bad_settings_are_refused() -> None:
+def test_the_most_recent_keys_are_resumed() -> None:
+    counts = BetaCounts()
+    for key in ("a", "b", "c", "d"):
+        counts.add(key, 1, 1)
+    resumed = BetaCounts(capacity=1)
+    resumed.load_state_dict(counts.state_dict())
+    assert [key in resumed for key in "abcd"] == [False, False, False, True]
+
+
+def test_an_unknown_prompt_is_half_a_success_and_half_a_failure() -> None:
+    assert BetaCounts().counts("new") == (0.5, 0.5)
+
+
+def test_graded_rewards_count_as_parts_of_a_success() -> None:
+    counts = BetaCounts(discount=1, initial=(1, 1))
+    counts.add("p", reward_sum=0.5, num_rewards=1)  # three quarters of a success
+    assert counts.counts("p") == (1.75, 1.25)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"initial": (0, 1)}, {"initial": (1, 0)}, {"discount": 0}, {"discount": 1.5}, {"capacity": 0}]
+)
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="initial counts > 0"):
-        BetaCounts(initial=(0, 1))
+        BetaCounts(**settings)

@@ -20,6 +20,9 @@ def test_the_papers_target_at_hand_worked_biases() -> None:
     assert target_rollouts(2, cost, 16, rounding="nearest") == 16
     assert target_rollouts(1 / 16, cost, 16) == 0
     assert target_rollouts(1e-9, cost, 16) == 0
+    assert target_rollouts(1 / 15, cost, 16) == 1
+    assert target_rollouts(1 / 15.4, cost, 16, rounding="nearest") == 1  # .6
+    assert target_rollouts(1 / 15.4, cost, 16) == 0
     assert target_rollouts(1, cost, 8) == 8
     assert target_rollouts(1 / 49, 1e-4, 100) == 51  # 100 - 49, which is 50.99999999999999 in floating point
 
@@ -27,6 +30,7 @@ def test_the_papers_target_at_hand_worked_biases() -> None:
 def test_risk_and_return_of_a_hand_worked_case() -> None:
     assert expected_error(1, 3) == 0.25
     assert marginal_return(1, 3) == pytest.approx(1 / 4 - 1 / 5)
+    assert marginal_return(0.5, 2) == pytest.approx(0.5 / 2 - 0.5 / 2.5)
     assert risk(1, 3, 1 / 256) == 0.25 + 3 / 256
 
 
@@ -80,5 +84,7 @@ def test_nearest_is_the_discrete_minimum_up_to_a_tenth_of_the_cost(b2: float, co
 def test_bad_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="cost must be finite and > 0, got 0"):
         target_rollouts(1, 0, 16)
+    with pytest.raises(ValueError, match="cost must be finite and > 0, got inf"):
+        target_rollouts(1, math.inf, 16)
     with pytest.raises(ValueError, match="bias_squared must be >= 0, got -1"):
         target_rollouts(-1, 1, 16)

@@ -1,5 +1,6 @@
 import json
 import random
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,23 @@ def test_it_resumes_through_json() -> None:
         resumed.load_state_dict({})
 
 
-def test_bad_settings_are_refused() -> None:
+def test_the_defaults_are_an_error_of_point_4_rms_for_32_groups_and_a_window_of_512() -> None:
+    error = PriorError()
+    assert error.tau2 == pytest.approx(0.4**2)
+    error.add(-1, [1, 1])  # 4
+    assert error.tau2 == pytest.approx((4 + 31 * 0.16) / 32)
+    for _ in range(600):
+        error.add(1, [1, 1])
+    assert error.num_groups == 512
+
+
+@pytest.mark.parametrize("settings", [{"window": 1}, {"initial": 0}, {"initial": 4}, {"warm_groups": 0}])
+def test_the_edges_of_the_settings_are_allowed(settings: dict[str, Any]) -> None:
+    error = PriorError(**settings)
+    assert error.tau2 == settings.get("initial", 0.16)
+
+
+@pytest.mark.parametrize("settings", [{"window": 0}, {"warm_groups": -1}, {"initial": -0.1}, {"initial": 4.1}])
+def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="window >= 1"):
-        PriorError(window=0)
+        PriorError(**settings)

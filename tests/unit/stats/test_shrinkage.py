@@ -1,10 +1,11 @@
+import dataclasses
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from v05ray.stats.shrinkage import bias_squared, fuse, fuse_eb, fuse_eb_loo, fuse_loo, noise_variance
+from v05ray.stats.shrinkage import Fusion, bias_squared, fuse, fuse_eb, fuse_eb_loo, fuse_loo, noise_variance
 
 priors = st.floats(-1, 1)
 signs = st.lists(st.sampled_from([-1.0, 1.0]), min_size=1, max_size=64)
@@ -28,8 +29,11 @@ def test_disagreement_moves_towards_the_mean() -> None:
     assert fusion.baseline == pytest.approx(-0.5 + 1 / (4 * 1.5))  # mu - 1/(k (mu - V)) = -1/3
 
 
-def test_without_rewards_the_prior_stands() -> None:
-    assert fuse(0.3, []).baseline == 0.3
+def test_without_rewards_the_prior_is_the_baseline_and_the_mean_has_no_weight() -> None:
+    assert fuse(0.3, []) == Fusion(weight=0, baseline=0.3, bias_squared=0)
+    assert fuse_eb(0.3, [], 0.2) == Fusion(weight=0, baseline=0.3, bias_squared=0.2)
+    assert fuse_loo(0.3, [1]) == [Fusion(weight=0, baseline=0.3, bias_squared=0)]
+    assert fuse_eb_loo(0.3, [1], 0.2) == [Fusion(weight=0, baseline=0.3, bias_squared=0.2)]
 
 
 def test_leave_one_out_of_a_hand_worked_group() -> None:
@@ -45,6 +49,15 @@ def test_scale_errors_name_the_fix() -> None:
         fuse(1.5, [1])
     with pytest.raises(ValueError, match="reward must be in"):
         fuse(0.5, [math.nan])
+
+
+@pytest.mark.parametrize("number", [-1.0001, 1.0001, -1.5, 1.5, math.inf, math.nan])
+def test_no_number_beyond_the_scale_is_fused(number: float) -> None:
+    for function in (fuse, fuse_loo, lambda prior, rewards: fuse_eb(prior, rewards, 0.1)):
+        with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+            function(number, [1.0])
+        with pytest.raises(ValueError, match=r"in \[-1, 1\]"):
+            function(0.0, [1.0, number])
 
 
 @given(priors, graded)
@@ -117,6 +130,36 @@ def test_the_noise_has_a_floor_where_prior_and_rewards_are_sure() -> None:
     assert noise_variance(1.0, 1.0, 5) == pytest.approx(0.05 / 5)
 
 
-def test_empirical_bayes_refuses_a_negative_error() -> None:
-    with pytest.raises(ValueError, match=r"tau2 must be finite and >= 0, got -0\.1"):
-        fuse_eb(0.0, [1], -0.1)
+def test_strength_and_floor_of_the_noise_are_settings() -> None:
+    assert noise_variance(0.5, 1.0, 2, prior_strength=0) == pytest.approx(0.05 / 2)  # m = mu = 1: the floor
+    assert noise_variance(0.0, 1.0, 1, prior_strength=3) == pytest.approx(1 - 1 / 16)  # m = 1/4
+    assert noise_variance(1.0, 1.0, 1, floor=1) == 1
+    # A floor of 1 makes s2 = 1/k = 1/2; tau2 = 1/2 then weighs both alike.
+    assert fuse_eb(0.0, [1, 1], 0.5, prior_strength=0, floor=1).baseline == 0.5
+    assert [one.baseline for one in fuse_eb_loo(0.0, [1, 1, 1], 0.5, prior_strength=0, floor=1)] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("tau2", "settings"),
+    [
+        (-0.1, {}),
+        (math.inf, {}),
+        (math.nan, {}),
+        (0.1, {"prior_strength": -0.1}),
+        (0.1, {"floor": 0}),
+        (0.1, {"floor": 1.1}),
+    ],
+)
+def test_empirical_bayes_refuses_settings_out_of_range(tau2: float, settings: dict[str, float]) -> None:
+    for function in (fuse_eb, fuse_eb_loo):
+        with pytest.raises(
+            ValueError, match=r"tau2 must be finite and >= 0, got|needs prior_strength >= 0 and 0 < floor"
+        ):
+            function(0.0, [1], tau2, **settings)
+
+
+def test_a_fusion_is_frozen_and_slotted() -> None:
+    fusion = fuse(0.5, [1])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(fusion, "weight", 1.0)  # noqa: B010  (the type checker would refuse the assignment)
+    assert not hasattr(fusion, "__dict__")

@@ -70,7 +70,9 @@ def test_the_residual_starts_at_zero_and_reaches_every_projected_column_once_tra
     features, embeddings, statistics, ngrams = fitted()
     before = features(embeddings, statistics, ngrams)
     with torch.no_grad():
-        features.residual[-1].bias += 1.0
+        last = features.residual[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.add_(1.0)
     after = features(embeddings, statistics, ngrams)
     assert torch.allclose(after[:, 1:4], before[:, 1:4] + 1.0)
     assert torch.equal(after[:, [0, *range(4, after.shape[1])]], before[:, [0, *range(4, before.shape[1])]])

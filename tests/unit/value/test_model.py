@@ -125,7 +125,9 @@ def test_nan_from_the_head_is_an_error_not_a_prior():
     model = make_model()
     assert isinstance(model.backend, EmbeddedBackend)
     with torch.no_grad():
-        model.backend.head.output_projection[2].bias.fill_(math.nan)
+        last = model.backend.head.output_projection[2]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.fill_(math.nan)
     with pytest.raises(ValueError, match="gave nan"):
         model.predict(prompts("a"), support(20), policy_version=0, seed=0)
     assert model.metrics()["v05/value_nonfinite"] == 1

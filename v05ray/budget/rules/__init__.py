@@ -1,4 +1,7 @@
-"""Budget rules by name. To add one: a class with `@rule("name")` in a file here, imported below."""
+"""Budget rules by name. To add one: a class with `@rule("name")` in a file here, imported below.
+
+Each file names its paper; looking them up by name is ours.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,5 +15,9 @@ __all__ = ["RULES", "FixedRule", "OslaRule", "allotted", "build", "fixed", "hora
 
 
 def build(name: str, options: Mapping[str, Any] | None = None) -> Rule:
-    """A fresh rule with its options; raises `ConfigError` for an unknown name, or an option unknown or out of range."""
+    """A fresh rule with its options; raises `ConfigError` for an unknown name, or an option unknown or out of range.
+
+    >>> build("fixed", {"n": 8}).n_max
+    8
+    """
     return RULES.build(name, options or {})

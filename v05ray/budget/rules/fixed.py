@@ -7,10 +7,14 @@ from v05ray.budget.base import Evidence, Judgement, Rule, rule
 
 @rule("fixed")
 class FixedRule(Rule):
-    """n rollouts per prompt, drawn at once (grpo, rloo and most of the field)."""
+    """n rollouts per prompt, drawn at once: GRPO's (arXiv 2402.03300), RLOO's and most of the field's.
+
+    >>> FixedRule(n=8).plan({"a": None, "b": 0.5})
+    {'a': 8, 'b': 8}
+    """
 
     def __init__(self, n: int) -> None:
-        """`n` >= 1."""
+        """`n` >= 1; else `ValueError`."""
         if n < 1:
             raise ValueError(f"n must be >= 1, got {n}")
         self.min_rollouts = self.n_max = n

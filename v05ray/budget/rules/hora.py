@@ -1,4 +1,4 @@
-"""A pilot for everyone, then the rest of a fixed total where one more success is likeliest (arXiv 2605.07114)."""
+"""A pilot for every prompt, then the rest of a fixed total where one more success is likeliest (arXiv 2605.07114)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,12 +12,19 @@ class HoraRule(Rule):
 
     The counts are the pilot's, with a uniform prior; the extra rollouts of all prompts share one total, so it works in
     the mode `rounds` only. A reward above 0 is a success.
+
+    >>> hora = HoraRule(pilot=1, mean_rollouts=2, n_max=4)
+    >>> solved, failed = Evidence("solved", None, 1), Evidence("failed", None, 1)
+    >>> solved.add(1.0)
+    >>> failed.add(-1.0)
+    >>> [judgement.target for judgement in hora.judge_all([solved, failed])]  # gains 2/3, 1/6 against 1/3, 1/6
+    [2, 2]
     """
 
     scope = "batch"
 
     def __init__(self, pilot: int = 4, mean_rollouts: float = 8, n_max: int = 32) -> None:
-        """`pilot` >= 1 each; `mean_rollouts` per prompt in [pilot, n_max], pilot included."""
+        """`pilot` >= 1 each; `mean_rollouts` per prompt in [pilot, n_max], pilot included. Else `ValueError`."""
         if not 1 <= pilot <= mean_rollouts <= n_max:
             raise ValueError(
                 f"needs 1 <= pilot <= mean_rollouts <= n_max, got pilot={pilot}, mean_rollouts={mean_rollouts}, "

@@ -18,6 +18,12 @@ class OslaRule(Rule):
     """Cold start k0, then the target min(n_max, floor(1/sqrt(c) - 1/b2)) from the evidence so far, until it is met.
 
     Stops with `accepted` where the evidence agrees with the prior (b2 = 0), `target_reached`, or `cap` at n_max.
+
+    >>> evidence = Evidence("p", prior=0.5, num_cold_start=4)
+    >>> for reward in (1, -1, -1, -1):
+    ...     evidence.add(reward)
+    >>> OslaRule().judge(evidence)  # b2 = 1 - 1/4; 16 - 4/3 = 14.67
+    Judgement(target=14, reason='target_reached', bias_squared=0.75)
     """
 
     needs = frozenset({"prior"})
@@ -44,6 +50,9 @@ class OslaRule(Rule):
                 4), so that a token, not a rollout, has one price.
             mean_rollouts: steer c so that a batch uses this many rollouts per prompt; see `CostController`.
             tokens_per_step: or so that it uses this many response tokens.
+
+        Raises:
+            ValueError: for a value out of range.
         """
         if not 1 <= cold_start <= n_max:
             raise ValueError(f"needs 1 <= cold_start <= n_max, got cold_start={cold_start}, n_max={n_max}")
@@ -67,7 +76,7 @@ class OslaRule(Rule):
 
     @property
     def cost(self) -> float:
-        """The c in force."""
+        """The c in force, > 0, in squared reward per rollout."""
         return self._controller.cost if self._controller else self._cost
 
     def plan(self, priors: Mapping[str, float | None]) -> Mapping[str, int]:
@@ -85,7 +94,7 @@ class OslaRule(Rule):
         return Judgement(target, "cap" if evidence.num_scored >= self.n_max else "target_reached", b2)
 
     def _length_factor(self, evidence: Evidence) -> float:
-        # Against earlier steps, never against this batch: a decision must not depend on who was scored first.
+        # Against earlier steps, never against this batch: a decision must not depend on the order of scoring.
         own = evidence.num_tokens / evidence.num_scored
         usual = self._length.value(default=own)
         if not own or not usual:
@@ -93,7 +102,7 @@ class OslaRule(Rule):
         return min(max(own / usual, 1 / LENGTH_FACTOR), LENGTH_FACTOR)
 
     def observe(self, evidence: Sequence[Evidence]) -> None:
-        """Learn the usual length, and steer the cost where a total was asked for."""
+        """Learn the usual length (tokens per rollout), and steer the cost where a total is configured."""
         num_rollouts = sum(one.num_scored for one in evidence)
         num_tokens = sum(one.num_tokens for one in evidence)
         if num_rollouts:
@@ -110,7 +119,7 @@ class OslaRule(Rule):
         return {"cost": self._controller.cost if self._controller else None, "length": self._length.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave; a fixed cost stays as it is set."""
+        """What `state_dict` gave; a fixed cost stays as it is set. Other keys in `state` raise `ValueError`."""
         check_state(self.name, state, {"cost", "length"})
         self._length.load_state_dict(state["length"])
         if self._controller and state["cost"] is not None:

@@ -24,10 +24,16 @@ class DapoRule(Rule):
 
     DAPO throws groups of equal rewards away and samples other prompts instead; staying with the prompt buys the same
     thing, groups that teach, and keeps the batch's prompts. A group still equal at the cap has no advantage.
+
+    >>> evidence = Evidence("p", None, num_cold_start=2)
+    >>> evidence.add(1.0)
+    >>> evidence.add(1.0)
+    >>> DapoRule(n=2, n_max=6).judge(evidence).target  # equal so far: another instalment
+    4
     """
 
     def __init__(self, n: int = 16, n_max: int = 64) -> None:
-        """`n` >= 1 per instalment; DAPO's own group is 16."""
+        """`n` in [1, n_max] per instalment, else `ValueError`; DAPO's own group is 16."""
         _check_instalments(n, n_max)
         self.min_rollouts, self.n_max = n, n_max
 
@@ -45,10 +51,21 @@ class ReinforceAdaRule(Rule):
     """n rollouts per round until one success, or n/2 of each sign (arXiv 2510.04996).
 
     All that was drawn is kept; Reinforce-Ada then samples n of it.
+
+    >>> evidence = Evidence("p", None, num_cold_start=2)
+    >>> evidence.add(1.0)
+    >>> evidence.add(1.0)
+    >>> ReinforceAdaRule(n=2, n_max=6).judge(evidence).target  # one failure is missing
+    4
+    >>> ReinforceAdaRule(n=2, n_max=6, until="success").judge(evidence).target
+    2
     """
 
     def __init__(self, n: int = 8, n_max: int = 32, *, until: Literal["success", "balance"] = "balance") -> None:
-        """`n` >= 1 per round; `until`: one success, or n/2 (rounded up) successes and as many failures."""
+        """`n` in [1, n_max] per round; `until`: one success, or n/2 (rounded up) successes and as many failures.
+
+        Raises `ValueError` for another value.
+        """
         _check_instalments(n, n_max)
         if until not in ("success", "balance"):
             raise ValueError(f"until must be 'success' or 'balance', got {until!r}")
@@ -68,10 +85,20 @@ class ReinforceAdaRule(Rule):
 
 @rule("pilot_commit")
 class PilotCommitRule(Rule):
-    """A pilot, then a commitment where the success rate promises signal: low <= p <= high (arXiv 2605.26606)."""
+    """A pilot, then a commitment where the success rate promises signal: low <= p <= high (arXiv 2605.26606).
+
+    >>> evidence = Evidence("p", None, num_cold_start=2)
+    >>> evidence.add(1.0)
+    >>> evidence.add(-1.0)
+    >>> PilotCommitRule(pilot=2, commit=6).judge(evidence).target  # p = 1/2
+    8
+    """
 
     def __init__(self, pilot: int = 16, commit: int = 48, *, low: float = 0.125, high: float = 0.75) -> None:
-        """`pilot` >= 1, `commit` >= 0; `low` and `high` are rates in [0, 1] (for graded rewards p = (1 + mean) / 2)."""
+        """`pilot` >= 1, `commit` >= 0; `low` <= `high` are rates in [0, 1] (for graded rewards p = (1 + mean) / 2).
+
+        Raises `ValueError` for a value out of range.
+        """
         if pilot < 1 or commit < 0 or not 0 <= low <= high <= 1:
             raise ValueError(
                 f"needs pilot >= 1, commit >= 0, 0 <= low <= high <= 1; got {pilot}, {commit}, {low}, {high}"
