@@ -16,7 +16,7 @@ from v05ray.data.loading import load_splits
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib, weights_bytes
-from v05ray.registry import ConfigError
+from v05ray.registry import PLUGIN, ConfigError
 from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
@@ -50,7 +50,7 @@ def prepare(config: Config) -> Prepared:
     for verifier in source_verifiers(config).values():
         check_verifier(verifier.name, verifier.options)
     rewards = with_source_verifiers(config)
-    if any(verifier.name == "python" for verifier in source_verifiers(config).values()):
+    if any(verifier.name == PLUGIN for verifier in source_verifiers(config).values()):
         try_verifier(rewards)
     tokenizer = load_tokenizer(config)
     splits = load_splits(
@@ -107,10 +107,15 @@ def check_disk(config: Config) -> None:
 
 
 def outside_code(config: Config) -> list[str]:
-    """What the run will load that is code and not part of this package: said in its log before any of it runs."""
+    """What the run will load that is code and not part of this package: said in its log before any of it runs.
+
+    What the config itself names (estimator, rule, loss, value backend) is said when the config is read.
+    """
     named = []
+    for key, specs in (("data.train", config.data.train), ("data.eval", config.data.eval or ())):
+        named += [f"{key} runs {one.options.get('path')}" for one in specs if one.name == PLUGIN]
     for source, verifier in source_verifiers(config).items():
-        if verifier.name == "python":
+        if verifier.name == PLUGIN:
             key = f"the verifier of source {source!r}" if source else "rewards.verifier"
             named.append(f"{key} runs {verifier.options['path']}")
     if config.model.trust_remote_code:

@@ -8,15 +8,23 @@ sealed; one of scope `batch` has to see every group of the batch in one call.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
-from v05ray.registry import ConfigError, Registry
+from v05ray.registry import ConfigError, Form, Registry
 from v05ray.types import Draw, RolloutGroup
 
 Need = Literal["prior", "greedy", "lengths"]
 Scope = Literal["group", "batch"]
 
-ESTIMATORS: "Registry[Estimator]" = Registry("advantage")
+ESTIMATORS: "Registry[Estimator]" = Registry(
+    "advantage",
+    Form(
+        methods={"compute": 1},
+        inherited={"observe": 1, "metrics": 0, "state_dict": 0, "load_state_dict": 1},
+        attributes={"name": None, "scope": get_args(Scope), "needs": get_args(Need), "min_rollouts": None},
+        fix="make it a subclass of v05ray.advantages.Estimator with compute(self, groups)",
+    ),
+)
 """Every estimator by name; `@advantage("name")` adds one."""
 
 _MENDING: Mapping[Need, str] = {

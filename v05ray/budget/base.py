@@ -4,10 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
-from v05ray.registry import Registry
+from v05ray.registry import Form, Registry
 from v05ray.types import StopReason
 
-RULES: "Registry[Rule]" = Registry("budget rule")
+RULES: "Registry[Rule]" = Registry(
+    "budget rule",
+    Form(
+        methods={"plan": 1, "judge": 1},
+        inherited={"judge_all": 1, "observe": 1, "metrics": 0, "state_dict": 0, "load_state_dict": 1},
+        attributes={
+            "name": None,
+            "scope": ("prompt", "batch"),
+            "needs": ("prior",),
+            "min_rollouts": None,
+            "n_max": None,
+        },
+        fix="make it a subclass of v05ray.budget.Rule with plan(self, priors), judge(self, evidence), min_rollouts "
+        "and n_max",
+    ),
+)
 """Every rule by name; `@rule("name")` adds one."""
 
 _UNIT = float(1 << 60)
