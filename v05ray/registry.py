@@ -11,6 +11,7 @@ signature like those of the built-in parts.
 import difflib
 import importlib
 import inspect
+import json
 import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping
@@ -89,6 +90,13 @@ def _parameters(label: str, builder: Callable[..., Any]) -> Mapping[str, inspect
         return inspect.signature(builder).parameters
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{label} has no signature that can be read: {error}; name a class or a function") from error
+
+
+def _is_json(value: object) -> bool:
+    try:
+        return json.loads(json.dumps(value, allow_nan=False)) == value
+    except (TypeError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +237,15 @@ class Registry(Generic[T]):
     def build(self, name: str, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> T:
         """Builds `name` with keyword options; see `choose`. Raises `ConfigError` also for what the builder refuses."""
         return self.choose(name, options, offered).build()
+
+    def resolved(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options with their defaults, as `build` takes them, for a record; JSON values alone.
+
+        A default that is no JSON value cannot be recorded and is left out: it stays the builder's.
+        """
+        chosen = self.choose(name, options)
+        whole = {key: value for key, value in chosen.resolved.items() if key in chosen.options or _is_json(value)}
+        return {"path": options["path"], "options": whole} if chosen.is_plugin else whole
 
     def _from_outside(self, path: str, options: Mapping[str, Any] | None = None) -> T:
         return self.build(PLUGIN, {"path": path, "options": options})

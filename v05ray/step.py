@@ -15,7 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from v05ray import advantages
-from v05ray.advantages import GroupView
+from v05ray.advantages import ESTIMATORS, GroupView
+from v05ray.budget import RULES
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
 from v05ray.disk import Disk
@@ -24,7 +25,7 @@ from v05ray.ledger import LedgerWriter
 from v05ray.losses.group_filter import counts
 from v05ray.metrics import Stopwatch, name_part, prior_metrics, rollout_metrics, source_metrics
 from v05ray.ports import BatchRequest, Roles
-from v05ray.priors import Priors
+from v05ray.priors import Priors, settings
 from v05ray.progress import Progress
 from v05ray.rewards.verdicts import check_failures
 from v05ray.run_state import RunState
@@ -192,17 +193,19 @@ class Stepper:
         views = [GroupView.of(group) for group in groups]
         self._estimator.observe(views)
         if self._roles.values is not None:
-            self._priors.observe(views)
+            self._priors.observe({group.prompt.prompt_id: group.prior for group in groups if group.prior}, views)
         for group in groups:
             score = fmean(group.rewards)
             self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self._state.step - 1))
         self._state.totals = self._state.totals.plus(groups)
 
     def _ledger_meta(self) -> dict[str, object]:
-        budget = self._config.budget
+        # Resolved: a default that changes later must not change what a replay of this run does.
+        budget, advantage, rule = self._config.budget, self._config.advantage, self._config.budget.rule
         return {
-            "advantage": self._config.advantage.model_dump(),
-            "rule": budget.rule.model_dump(),
+            "advantage": {"name": advantage.name, **ESTIMATORS.resolved(advantage.name, advantage.options)},
+            "rule": {"name": rule.name, **RULES.resolved(rule.name, rule.options)},
+            "priors": settings(self._config.value) if self._roles.values is not None else None,
             "halt_fraction": budget.halt_fraction,
             "dispatch_multiple": budget.dispatch_multiple,
             "mode": budget.mode,

@@ -1,5 +1,6 @@
 """Parts from outside the package: one form for every registry, and errors that say what, got and fix."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -172,3 +173,24 @@ def test_what_is_offered_goes_to_builders_that_name_it_and_yields_to_what_is_giv
     assert registry.build("none", {}, offered={"seed": 3}) == {}
     with pytest.raises(ConfigError, match="thing 'none' has no option 'seed'; it has none"):
         registry.build("none", {"seed": 3})
+
+
+@pytest.mark.parametrize("registry", [advantages.ESTIMATORS, budget.RULES], ids=lambda one: one.kind)
+def test_resolved_options_of_every_part_are_json_and_build_it(registry: Registry):
+    for name in registry.names:
+        options = {"n": 4} if name == "fixed" else {}
+        if "mean_rollouts" in registry.option_types(name):
+            options = {"mean_rollouts": 6.0}
+        resolved = registry.resolved(name, options)
+        assert resolved.keys() == registry.option_types(name).keys()
+        assert json.loads(json.dumps(resolved)) == resolved
+        assert registry.build(name, resolved).name == name
+
+
+def test_a_plugins_resolved_options_are_of_its_own_form_and_what_is_no_json_is_left_out():
+    options = {"path": "parts_of_mine:Halved", "options": {"shift": 2}}
+    resolved = advantages.ESTIMATORS.resolved("python", options)
+    assert resolved == {"path": "parts_of_mine:Halved", "options": {"share": 0.5, "shift": 2}}
+    registry: Registry[object] = Registry("thing")
+    registry.register("one")(lambda a=float("inf"), b=len, c=(1, 2), d=3: d)
+    assert registry.resolved("one", {}) == {"d": 3}
