@@ -73,6 +73,15 @@ class EvalReport:
     rows: tuple[EvalRow, ...]
     """Per prompt in the given order: the greedy response, then the samples."""
 
+    @property
+    def sampled_rate(self) -> float | None:
+        """Share of right answers in [0, 1], the mean over prompts of their samples; None where there are none."""
+        samples: dict[str, list[bool]] = defaultdict(list)
+        for row in self.rows:
+            if row.kind == "sampled":
+                samples[row.prompt_id].append(row.correct)
+        return fmean(sum(of_prompt) / len(of_prompt) for of_prompt in samples.values()) if samples else None
+
 
 async def evaluate(
     prompts: Sequence[Prompt],

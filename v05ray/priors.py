@@ -16,13 +16,10 @@ from pydantic import ValidationError
 from v05ray.advantages import GroupView
 from v05ray.config import ValueConfig
 from v05ray.registry import ConfigError, suggest
+from v05ray.stats.shrinkage import V_MAX
 from v05ray.types import Prior, Prompt
 from v05ray.value.history import PromptHistory
 from v05ray.value.trust import PriorTrust
-
-V_MAX = 0.95
-"""Bound of the first step's prior, as of all later ones."""
-
 
 SETTINGS = ("trust_window", "recalibrate", "fallback", "history", "history_discount", "history_strength")
 """What of the section `value` decides how answers are repaired; recorded in the ledger."""
@@ -49,9 +46,7 @@ class Priors:
     """Repairs priors and learns from how they turned out; checkpointed by `state_dict`."""
 
     def __init__(self, config: ValueConfig) -> None:
-        self._trust = PriorTrust(
-            window=config.trust_window, recalibrate=config.recalibrate, fallback=config.fallback, v_max=V_MAX
-        )
+        self._trust = PriorTrust(window=config.trust_window, recalibrate=config.recalibrate, fallback=config.fallback)
         self._history = (
             PromptHistory(discount=config.history_discount, strength=config.history_strength)
             if config.history == "beta"

@@ -60,8 +60,6 @@ class Stepper:
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.last_groups: Sequence[RolloutGroup] = ()
         """Of the step done last."""
-        self.first_rate: float | None = None
-        """Mean held-out reward in [-1, 1] of the policy that the run starts from, sampled as in training."""
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -77,13 +75,17 @@ class Stepper:
         """The state of those parts that change before a step's update."""
         return json.loads(json.dumps({name: self.parts[name].state_dict() for name in ("stream", "priors")}))
 
-    async def run(self, carry_through: Callable[[], None]) -> StepReport:
-        """The next step; calls `carry_through` where it begins to change the policy."""
+    async def run(self, carry_through: Callable[[], None], first_rate: float | None = None) -> StepReport:
+        """The next step; calls `carry_through` where it begins to change the policy.
+
+        `first_rate` is the mean reward in [-1, 1] of the policy that the run starts from, if it was measured: the prior
+        while nothing else is known.
+        """
         step = self._state.step + 1
         clock = Stopwatch()
         prompts = self._stream.next_batch()
         with clock("prior"):
-            raw_priors = await self._raw_priors(prompts, step)
+            raw_priors = await self._raw_priors(prompts, step, first_rate)
         batch = BatchRequest(
             step=step,
             policy_version=self._state.step,
@@ -123,13 +125,13 @@ class Stepper:
         async with self._watchdog.stage("weights", version, asked):
             await roles.scheduler.load_weights(await roles.learners.weights(version))
 
-    async def _raw_priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
+    async def _raw_priors(self, prompts: Sequence[Prompt], step: int, first_rate: float | None) -> Sequence[Prior]:
         if self._roles.values is None:
             return ()
         seed = derive_seed("support", self._config.run.seed, step)
         support = self._support.sample(self._config.value.support_size, Random(seed))
-        if not support and self.first_rate is not None:
-            return Priors.first(prompts, self.first_rate, self._state.step)
+        if not support and first_rate is not None:
+            return Priors.first(prompts, first_rate, self._state.step)
         async with self._watchdog.stage("prior", step, {"the value pool": self._roles.values}):
             return await self._roles.values.predict(prompts, support, policy_version=self._state.step, seed=seed)
 

@@ -14,13 +14,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
 from v05ray.advantages.group_mean import EPS
 from v05ray.stats.prior_error import PriorError
-from v05ray.stats.shrinkage import Fusion, fuse, fuse_eb, fuse_eb_loo, fuse_loo
+from v05ray.stats.shrinkage import V_MAX, Fusion, fuse, fuse_eb, fuse_eb_loo, fuse_loo
+from v05ray.stats.state import check_state
 
-V_MAX = 0.95
-"""Priors are clipped to [-V_MAX, V_MAX]: unclipped, one wrong answer at V = .98 would get an advantage of -10."""
 SIGMA_FLOOR = 0.1
 """Least deviation to divide by; in force where |B| > .995, which takes long runs of equal rewards."""
 
@@ -86,6 +85,8 @@ class V05(_Fused):
 class V05LeaveOneOut(_Fused):
     """The paper's fusion of the other K - 1 rewards; K = 1 leaves the prior. Gradient gain exactly 1."""
 
+    leave_one_out = True
+
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
         """See the class."""
         return self._with(groups, fuse_loo)
@@ -139,7 +140,7 @@ class _EmpiricalBayes(_Fused, Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave."""
-        check_state(self.name, state, {"prior_error"})
+        check_state(f"advantage {self.name!r}", state, {"prior_error"})
         self._error.load_state_dict(state["prior_error"])
 
 
@@ -159,6 +160,8 @@ class V05EmpiricalBayes(_EmpiricalBayes):
 @advantage("v05_eb_loo")
 class V05EmpiricalBayesLeaveOneOut(_EmpiricalBayes):
     """`v05_eb` from the other K - 1 rewards: unbiased, and closer to the truth than `v05` at priors up to .6 rms."""
+
+    leave_one_out = True
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
         """See the class."""

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
 from v05ray.stats.history import BetaCounts
+from v05ray.stats.state import check_state
 
 
 @advantage("spo")
@@ -16,6 +17,8 @@ class Spo(Estimator):
 
     def __init__(self, *, discount: float = 0.9, initial: float = 0.5, capacity: int = 1_000_000) -> None:
         """`discount` in (0, 1] per visit; `initial` > 0 counts of each outcome; `capacity` prompts remembered."""
+        if not (discount > 0 and initial > 0):
+            raise ValueError(f"needs discount > 0 and initial counts > 0, got {discount} and {initial}")
         self._history = BetaCounts(discount=discount, initial=(initial, initial), capacity=capacity)
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
@@ -38,5 +41,5 @@ class Spo(Estimator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave."""
-        check_state(self.name, state, {"history"})
+        check_state(f"advantage {self.name!r}", state, {"history"})
         self._history.load_state_dict(state["history"])

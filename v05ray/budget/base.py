@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from v05ray.registry import Form, Registry
+from v05ray.stats.state import check_state
 from v05ray.types import StopReason
 
 RULES: "Registry[Rule]" = Registry(
@@ -125,13 +126,7 @@ class Rule(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; anything else raises `ValueError`."""
-        check_state(self.name, state, set())
-
-
-def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
-    """Raise `ValueError` unless the state has exactly these keys."""
-    if set(state) != keys:
-        raise ValueError(f"rule {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another rule's?")
+        check_state(f"budget rule {self.name!r}", state, set())
 
 
 R = TypeVar("R", bound="type[Rule]")

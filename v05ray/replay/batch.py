@@ -238,9 +238,7 @@ def _loo_error(estimator: Estimator, view: GroupView, computed: Advantages) -> l
     for index, reward in enumerate(view.rewards):
         baseline = (total - reward) / (k - 1)
         if view.prior is not None and computed.weights is not None:
-            weight = (
-                computed.weights[index] if estimator.name.endswith("_loo") else _weight_without(estimator, view, index)
-            )
+            weight = computed.weights[index] if estimator.leave_one_out else _weight_without(estimator, view, index)
             baseline = weight * baseline + (1 - weight) * view.prior
         errors.append((reward - baseline) ** 2)
     return [fmean(errors) - variance(view.rewards)]

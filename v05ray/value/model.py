@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from v05ray.config import ValueConfig
 from v05ray.registry import ConfigError, Form, Registry
+from v05ray.stats.rates import laplace_rate
+from v05ray.stats.shrinkage import V_MAX
 from v05ray.types import Prior, Prompt, SupportExample
 
 if TYPE_CHECKING:
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
     from v05ray.value.head import ValueHead
 
 log = logging.getLogger(__name__)
-
-V_MAX = 0.95
-"""Priors are clipped to [-V_MAX, V_MAX]: beyond it one surprising reward gives an advantage of -10."""
-
 
 MAX_COLUMNS = 50_000
 """Texts whose feature columns a process keeps: some 20 MB."""
@@ -68,7 +66,7 @@ BACKENDS: Registry[Backend] = Registry(
 
 def base_rate(scores: Sequence[float]) -> float:
     """Laplace's estimate (sum p + 1) / (n + 2) of the success probability, from scores in [-1, 1]; .5 for none."""
-    return (sum((score + 1) / 2 for score in scores) + 1) / (len(scores) + 2)
+    return laplace_rate(sum((score + 1) / 2 for score in scores), len(scores))
 
 
 class BaseRateBackend:
@@ -83,7 +81,7 @@ class BaseRateBackend:
         self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object
     ) -> list[float]:
         """Laplace's base rate of the labels, once per query."""
-        rate = (sum(labels) + 1) / (len(labels) + 2)
+        rate = laplace_rate(sum(labels), len(labels))
         return [rate] * len(queries)
 
     def counters(self) -> dict[str, int]:

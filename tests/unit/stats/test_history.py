@@ -24,10 +24,10 @@ def test_the_prompt_seen_longest_ago_is_forgotten_and_the_rest_resumes() -> None
     resumed.load_state_dict(json.loads(json.dumps(counts.state_dict())))
     assert len(resumed) == 1
     assert resumed.counts("c") == counts.counts("c")
-    with pytest.raises(ValueError, match="state of Beta counts"):
+    with pytest.raises(ValueError, match="Beta counts: a state has"):
         resumed.load_state_dict({})
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="initial counts > 0"):
-        BetaCounts(initial=(0, 1))
+    with pytest.raises(ValueError, match="initial counts >= 0"):
+        BetaCounts(initial=(-1, 1))
