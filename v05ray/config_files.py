@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from v05ray import advantages, budget, recipes
+from v05ray import advantages, budget, losses, recipes
 from v05ray.config import Config, Spec
 from v05ray.config.written import (
     Scalar,
@@ -38,8 +38,9 @@ from v05ray.config.written import (
     settle,
 )
 from v05ray.data import sources
-from v05ray.registry import ConfigError, Registry, suggest
+from v05ray.registry import PLUGIN, ConfigError, Registry, suggest
 from v05ray.rewards.verifiers import verifiers
+from v05ray.value.model import BACKENDS
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,8 @@ def _make(file: Mapping[str, Any], command: Mapping[str, Any], *, where: str) ->
         config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(_explain(error, where)) from None
+    for named in _outside_code(config):
+        log.warning("code from outside of v05ray: %s", named)
     _check_across(config)
     if merging.left_out:
         log.warning("%s: left out: %s", where, "; ".join(merging.left_out))
@@ -168,6 +171,8 @@ class _Merging:
             if own == names[-1] or layer.source == "command":
                 kept.append(layer)
             elif layer.source == "file":
+                if inherited is not None and own != _text(inherited):  # the file's own departure from its recipe
+                    self.left_out.append(f"{'.'.join(path)} {own!r} (recipe={self.by_command} sets {names[-1]!r})")
                 lacking = [key for key in layer.tree if key not in has and key != "name"]
                 self.left_out += [f"{'.'.join((*path, key))} (no option of {names[-1]!r})" for key in lacking]
                 kept.append(_Layer("file", {k: v for k, v in layer.tree.items() if k not in lacking}))
@@ -274,18 +279,35 @@ def _registry(path: Sequence[str]) -> Registry[Any] | None:
     return {
         ("advantage",): advantages.ESTIMATORS,
         ("budget", "rule"): budget.RULES,
+        ("learner", "policy_loss"): losses.LOSSES,
+        ("value", "backend"): BACKENDS,
     }.get(tuple(path))
 
 
 def _option_types(path: tuple[str, ...], name: str) -> Mapping[str, Any]:
     registry = _registry(path)
-    return registry.option_types(name) if registry is not None and name in registry.names else {}
+    return registry.option_types(name) if registry is not None and name in (*registry.names, PLUGIN) else {}
+
+
+def _outside_code(config: Config) -> list[str]:
+    """What checking the config imports that is not part of this package; the verifiers' and sources' comes later."""
+    choices = {
+        "advantage": config.advantage,
+        "budget.rule": config.budget.rule,
+        "learner.policy_loss": config.learner.policy_loss,
+        **({"value.backend": config.value.backend} if config.value.enabled else {}),
+    }
+    return [f"{key} runs {one.options.get('path')}" for key, one in choices.items() if one.name == PLUGIN]
 
 
 def _check_across(config: Config) -> None:
     """What no single field can say: every named choice exists, and the recipe's needs are met."""
     estimator = advantages.build(config.advantage.name, **config.advantage.options)
     rule = budget.build(config.budget.rule.name, config.budget.rule.options)
+    losses.build(config.learner)
+    if config.value.enabled or config.value.backend.name != PLUGIN:
+        backend = config.value.backend
+        BACKENDS.choose(backend.name, backend.options, offered={"config": config.value, "cache": None})
     recipes.check_needs(
         estimator,
         rule,

@@ -57,6 +57,8 @@ class Trainer:
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.state = RunState()
         self._grace, self._disk = Grace(), Disk()
+        self._first_rate: float | None = None
+        """Mean held-out reward in [-1, 1] of the policy that the run starts from, sampled as in training."""
         self._rewards = WatchedRewards(roles.rewards)
         generators, learner = config.generators, config.learner
         self._watchdog = Watchdog(
@@ -159,7 +161,7 @@ class Trainer:
         while self.state.step < config.run.num_steps and not stop():
             # The learners have not changed yet when a step is given up: their gradients are never used.
             before, scheduler = self._steps.before(), await self._scheduler_state()
-            report = await self._grace.unless_abandoned(self._steps.run(self._grace.carry_through))
+            report = await self._grace.unless_abandoned(self._steps.run(self._grace.carry_through, self._first_rate))
             if report is None:
                 await self._leave_step_out(before, scheduler)
                 break
@@ -208,12 +210,10 @@ class Trainer:
                 )
             await self._keep_responses(report)
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
-        # The reward and not the accuracy: partial and combined rewards are what the first prior has to foretell.
-        sampled = report.metrics.get(f"val/all/reward_mean_at_{self._config.evaluation.samples_per_prompt}")
         # Drawn otherwise than training rollouts, it does not tell what those will get.
         as_in_training = replace(sampling, max_tokens=self._sampling.max_tokens) == self._sampling
-        if self.state.step == 0 and sampled is not None and as_in_training:
-            self._steps.first_rate = sampled
+        if self.state.step == 0 and report.sampled_reward is not None and as_in_training:
+            self._first_rate = report.sampled_reward
         self.state.curve.append({"step": float(self.state.step), **report.metrics})
         self._roles.tracker.log_metrics({**report.metrics, **clock.metrics()}, self.state.step)
         self._progress.evaluation_done(self.state.step, report.metrics)

@@ -85,6 +85,15 @@ class EvalReport:
     rows: tuple[EvalRow, ...]
     """Per prompt in the given order: the greedy response, then the samples."""
 
+    @property
+    def sampled_reward(self) -> float | None:
+        """Mean reward in [-1, 1] of the samples, as many of each prompt; None where there are none.
+
+        Not the accuracy: partial and combined rewards are what the first prior has to predict.
+        """
+        rewards = [row.reward for row in self.rows if row.kind == "sampled"]
+        return fmean(rewards) if rewards else None
+
 
 async def evaluate(
     prompts: Sequence[Prompt],

@@ -16,7 +16,7 @@ from v05ray.data.loading import load_splits
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib, weights_bytes
-from v05ray.registry import ConfigError
+from v05ray.registry import PLUGIN, ConfigError
 from v05ray.rewards.by_source import check_verifiers, source_verifiers, with_source_verifiers
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
@@ -76,7 +76,7 @@ def prepare_verifiers(config: Config) -> RewardsConfig:
     """The rewards with a verifier for every source, each known, and of code from outside built once; `ConfigError`."""
     rewards, chosen = with_source_verifiers(config), source_verifiers(config)
     check_verifiers(rewards.verifier)
-    if any(one.name == "python" for verifier in chosen.values() for one in verifier.singles):
+    if any(one.name == PLUGIN for verifier in chosen.values() for one in verifier.singles):
         try_verifier(rewards)
     for source, verifier in chosen.items():
         if config.value.enabled and verifier.others_can_outweigh:
@@ -123,10 +123,15 @@ def check_disk(config: Config) -> None:
 
 
 def outside_code(config: Config) -> list[str]:
-    """What the run will load that is code and not part of this package: said in its log before any of it runs."""
+    """What the run will load that is code and not part of this package: said in its log before any of it runs.
+
+    What the config itself names (estimator, rule, loss, value backend) is said when the config is read.
+    """
     named = []
+    for key, specs in (("data.train", config.data.train), ("data.eval", config.data.eval or ())):
+        named += [f"{key} runs {one.options.get('path')}" for one in specs if one.name == PLUGIN]
     for source, verifier in source_verifiers(config).items():
-        named += [f"{_key(source)} runs {one.options['path']}" for one in verifier.singles if one.name == "python"]
+        named += [f"{_key(source)} runs {one.options['path']}" for one in verifier.singles if one.name == PLUGIN]
     if config.model.trust_remote_code:
         named.append(f"model.trust_remote_code: code in {config.model.path} runs")
     return named

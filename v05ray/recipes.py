@@ -1,4 +1,4 @@
-"""Named algorithms: each binds an advantage estimator, a budget rule, clip, aggregation, group filter and KL penalty.
+"""Named algorithms: each binds an advantage estimator, a budget rule, a loss and what shapes it, and a group filter.
 
 A recipe is only config values. One that the file names lies beneath the file: what the file says wins. One that the
 command line names (`recipe=grpo`) replaces the file's algorithm: it lies above the file, beneath what the command line
@@ -21,8 +21,11 @@ from v05ray.budget import Rule
 from v05ray.registry import ConfigError, suggest
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
+"""How token losses add up over the batch; see `losses.aggregation`."""
 GroupFilter = Literal["none", "mixed"]
+"""Which groups count in the loss; see `losses.group_filter`."""
 KlEstimator = Literal["k1", "k2", "k3"]
+"""How the KL penalty is estimated; see `losses.kl`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Recipe:
     """Name and options of the estimator."""
     rule: Mapping[str, Any]
     """Name and options of the budget rule."""
+    loss: str = "ppo"
+    """Name of the policy loss (`losses`)."""
     aggregation: Aggregation = "token_mean"
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -59,6 +64,7 @@ class Recipe:
                 "advantage": dict(self.advantage),
                 "budget": {"rule": dict(self.rule), "mode": self.mode},
                 "learner": {
+                    "policy_loss": {"name": self.loss},
                     "aggregation": self.aggregation,
                     "clip_low": self.clip_low,
                     "clip_high": self.clip_high,

@@ -15,7 +15,8 @@ from statistics import fmean
 from typing import Any
 
 from v05ray import advantages
-from v05ray.advantages import GroupView
+from v05ray.advantages import ESTIMATORS, GroupView
+from v05ray.budget import RULES
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
 from v05ray.disk import Disk
@@ -24,7 +25,7 @@ from v05ray.ledger import LedgerWriter
 from v05ray.losses.group_filter import counts
 from v05ray.metrics import Stopwatch, name_part, prior_metrics, rollout_metrics, source_metrics
 from v05ray.ports import BatchRequest, Roles
-from v05ray.priors import Priors
+from v05ray.priors import Priors, settings
 from v05ray.progress import Progress
 from v05ray.rewards.verdicts import check_failures
 from v05ray.run_state import RunState
@@ -59,8 +60,6 @@ class Stepper:
         self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
         self.last_groups: Sequence[RolloutGroup] = ()
         """Of the step done last."""
-        self.first_rate: float | None = None
-        """Mean held-out reward in [-1, 1] of the policy that the run starts from, sampled as in training."""
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -76,13 +75,17 @@ class Stepper:
         """The state of those parts that change before a step's update."""
         return json.loads(json.dumps({name: self.parts[name].state_dict() for name in ("stream", "priors")}))
 
-    async def run(self, carry_through: Callable[[], None]) -> StepReport:
-        """The next step; calls `carry_through` where it begins to change the policy."""
+    async def run(self, carry_through: Callable[[], None], first_rate: float | None = None) -> StepReport:
+        """The next step; calls `carry_through` where it begins to change the policy.
+
+        `first_rate` is the mean reward in [-1, 1] of the policy that the run starts from, if it was measured: the prior
+        while nothing else is known.
+        """
         step = self._state.step + 1
         clock = Stopwatch()
         prompts = self._stream.next_batch()
         with clock("prior"):
-            raw_priors = await self._raw_priors(prompts, step)
+            raw_priors = await self._raw_priors(prompts, step, first_rate)
         batch = BatchRequest(
             step=step,
             policy_version=self._state.step,
@@ -122,13 +125,13 @@ class Stepper:
         async with self._watchdog.stage("weights", version, asked):
             await roles.scheduler.load_weights(await roles.learners.weights(version))
 
-    async def _raw_priors(self, prompts: Sequence[Prompt], step: int) -> Sequence[Prior]:
+    async def _raw_priors(self, prompts: Sequence[Prompt], step: int, first_rate: float | None) -> Sequence[Prior]:
         if self._roles.values is None:
             return ()
         seed = derive_seed("support", self._config.run.seed, step)
         support = self._support.sample(self._config.value.support_size, Random(seed))
-        if not support and self.first_rate is not None:
-            return Priors.first(prompts, self.first_rate, self._state.step)
+        if not support and first_rate is not None:
+            return Priors.first(prompts, first_rate, self._state.step)
         async with self._watchdog.stage("prior", step, {"the value pool": self._roles.values}):
             return await self._roles.values.predict(prompts, support, policy_version=self._state.step, seed=seed)
 
@@ -192,17 +195,19 @@ class Stepper:
         views = [GroupView.of(group) for group in groups]
         self._estimator.observe(views)
         if self._roles.values is not None:
-            self._priors.observe(views)
+            self._priors.observe({group.prompt.prompt_id: group.prior for group in groups if group.prior}, views)
         for group in groups:
             score = fmean(group.rewards)
             self._support.add(SupportExample(group.prompt.prompt_id, group.prompt.text, score, self._state.step - 1))
         self._state.totals = self._state.totals.plus(groups)
 
     def _ledger_meta(self) -> dict[str, object]:
-        budget = self._config.budget
+        # Resolved: a default that changes later must not change what a replay of this run does.
+        budget, advantage, rule = self._config.budget, self._config.advantage, self._config.budget.rule
         return {
-            "advantage": self._config.advantage.model_dump(),
-            "rule": budget.rule.model_dump(),
+            "advantage": {"name": advantage.name, **ESTIMATORS.resolved(advantage.name, advantage.options)},
+            "rule": {"name": rule.name, **RULES.resolved(rule.name, rule.options)},
+            "priors": settings(self._config.value) if self._roles.values is not None else None,
             "halt_fraction": budget.halt_fraction,
             "dispatch_multiple": budget.dispatch_multiple,
             "mode": budget.mode,

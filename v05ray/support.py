@@ -5,27 +5,25 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from v05ray.stats.state import check_state
 from v05ray.types import SupportExample
+
+_SUMS = ("total", "weight")
 
 
 class SupportBuffer:
     """The `capacity` most recent (prompt, score) pairs, one per prompt.
 
     A prompt seen again replaces its earlier pair and counts as the most recent: two scores of one prompt would tell
-    the value model that equal texts have unequal values. The base rate runs over all pairs ever added.
+    the value model that equal texts have unequal values.
     """
 
-    def __init__(self, capacity: int = 512, *, base_rate_decay: float = 0.999) -> None:
-        """`base_rate_decay` in (0, 1]: .999 remembers some 1,000 prompts, so that the base rate follows the policy."""
+    def __init__(self, capacity: int = 512) -> None:
+        """`capacity` >= 1 pairs."""
         if capacity < 1:
             raise ValueError(f"capacity must be >= 1, got {capacity}")
-        if not 0 < base_rate_decay <= 1:
-            raise ValueError(f"base_rate_decay must be in (0, 1], got {base_rate_decay}")
         self.capacity = capacity
-        self._decay = base_rate_decay
         self._examples: dict[str, SupportExample] = {}  # oldest first
-        self._total = 0.0
-        self._weight = 0.0
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -38,33 +36,18 @@ class SupportBuffer:
         self._examples[example.prompt_id] = example
         if len(self._examples) > self.capacity:
             del self._examples[next(iter(self._examples))]
-        self._total = self._decay * self._total + example.score
-        self._weight = self._decay * self._weight + 1
 
     def sample(self, size: int, rng: random.Random) -> list[SupportExample]:
         """`size` different pairs in random order, or all there are."""
         return rng.sample(list(self._examples.values()), min(size, len(self._examples)))
 
-    def base_rate(self) -> float:
-        """Running mean score in [-1, 1], Laplace-smoothed: sum / (n + 2), so 0 before the first pair.
-
-        For +-1 scores this is 2 (s + 1) / (n + 2) - 1, the rule of succession on the [-1, 1] scale.
-        """
-        return self._total / (self._weight + 2)
-
     def state_dict(self) -> dict[str, Any]:
-        """JSON-able: the pairs, oldest first, and the base rate's sums."""
-        return {
-            "examples": [asdict(example) for example in self._examples.values()],
-            "total": self._total,
-            "weight": self._weight,
-        }
+        """JSON-able: the pairs, oldest first."""
+        return {"examples": [asdict(example) for example in self._examples.values()]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; the most recent `capacity` pairs are kept. Anything else raises `ValueError`."""
-        if set(state) != {"examples", "total", "weight"}:
-            raise ValueError(f"a support buffer's state is examples, total and weight, got {sorted(state)}")
+        # Checkpoints of earlier versions also have the sums of a base rate that nothing read.
+        check_state("support buffer", {key: state[key] for key in state if key not in _SUMS}, {"examples"})
         examples = [SupportExample(**example) for example in state["examples"]][-self.capacity :]
         self._examples = {example.prompt_id: example for example in examples}
-        self._total = float(state["total"])
-        self._weight = float(state["weight"])

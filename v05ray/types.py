@@ -60,6 +60,10 @@ class Prior:
     policy_version: int
     origin: str = "v0"
     """`v0`, or `base_rate` while the support is too small or the model is not to be trusted."""
+    raw: float | None = None
+    """The value pool's own answer in [-1, 1], of which `value` was made (see `priors`); None before that."""
+    raw_origin: str | None = None
+    """Of that answer: `v0`, or `base_rate` where the model was not asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,7 @@ def test_every_recipe_replaces_the_algorithm_of_every_job_file():
             assert (config.recipe, config.advantage.name) == (name, parts["advantage"]["name"])
             assert config.budget.rule.model_dump() == parts["budget"]["rule"]
             assert config.budget.mode == parts["budget"]["mode"]
+            parts["learner"]["policy_loss"] = parts["learner"]["policy_loss"]["name"]
             assert config.learner.model_dump().items() >= parts["learner"].items()
             assert config.value.enabled == parts["value"]["enabled"]
 

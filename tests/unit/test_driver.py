@@ -29,6 +29,7 @@ from v05ray.driver import Trainer
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest, Roles, Weights
 from v05ray.registry import RunError
+from v05ray.replay import Changes, replay
 from v05ray.responses import read_responses
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.pool import GeneratorPool
@@ -109,6 +110,22 @@ async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
     sample = (tmp_path / "samples" / "step-000004.md").read_text()
     assert "question p" in sample
     assert "prior -0.90 (v0); " in sample
+
+
+async def test_the_ledger_has_resolved_options_and_raw_priors_and_replays_them(tmp_path: Path):
+    budget_options = {"rule": {"name": "osla", "cost": 0.01}}
+    config = config_of(budget=budget_options, value={"history": "beta", "min_support": 4}, run={"num_steps": 8})
+    await (await trainer_of(config, World(), tmp_path)).run()
+    ledger = LedgerReader(tmp_path / "ledger")
+    meta = ledger.meta(8)
+    assert meta["advantage"].items() >= {"name": "v05", "sigma_floor": 0.1}.items()
+    assert meta["rule"].items() >= {"name": "osla", "cost": 0.01, "cold_start": 4, "n_max": 16}.items()
+    assert meta["priors"].items() >= {"history": "beta", "trust_window": 256, "fallback": True}.items()
+    seen_again = [group.prior for group in ledger.groups(8) if group.prior]
+    assert any(prior.value != prior.raw for prior in seen_again)
+    report = replay(ledger, Changes())
+    assert report.reproduced
+    assert report.differing == ()
 
 
 async def test_evaluation_has_its_own_sampling_and_keeps_every_response(tmp_path: Path):

@@ -35,7 +35,7 @@ def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1
         Decision(stop, 3, 1 / 3, 0.5, 0.0, 3, 1),
     )
     prompt = Prompt(prompt_id, "What is 1 + 2?", (1, 2, 3, 4), "3", "chain_sum")
-    prior = Prior(prompt_id, 0.25 if mark else 0.5, 4, "v0")  # so that the mark is in both files of a step
+    prior = Prior(prompt_id, 0.25 if mark else 0.5, 4, "v0", 0.375, "v0")  # so that the mark is in both files of a step
     return RolloutGroup(prompt, prior, scored, stop, decisions)
 
 
@@ -110,6 +110,8 @@ def test_rows_hold_what_was_drawn(tmp_path):
         "group_prior": 0.5,
         "prior_origin": "v0",
         "prior_version": 4,
+        "raw_prior": 0.375,
+        "raw_prior_origin": "v0",
     }
     assert decisions[2]["action"] == "stop"
     assert decisions[2]["reason"] == "cap"
@@ -289,7 +291,7 @@ def test_a_newer_format_is_refused(tmp_path):
     append(tmp_path, range(1, 2))
     path = tmp_path / "ledger" / "step-000001.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(LedgerError, match="has ledger format 99, this v05ray reads up to 1; install a newer v05ray"):
+    with pytest.raises(LedgerError, match="has ledger format 99, this v05ray reads up to 2; install a newer v05ray"):
         LedgerReader(tmp_path / "ledger").meta(1)
 
 

@@ -25,6 +25,7 @@ def test_v05_by_hand() -> None:
         "advantage": {"name": "v05"},
         "budget": {"rule": {"name": "osla", "cold_start": 4, "cost": 1 / 256, "n_max": 16}, "mode": "async"},
         "learner": {
+            "policy_loss": {"name": "ppo"},
             "aggregation": "token_mean",
             "clip_low": 0.2,
             "clip_high": 0.2,

@@ -8,15 +8,30 @@ sealed; one of scope `batch` has to see every group of the batch in one call.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
-from v05ray.registry import ConfigError, Registry
+from v05ray.registry import ConfigError, Form, Registry
+from v05ray.stats.state import check_state
 from v05ray.types import Draw, RolloutGroup
 
 Need = Literal["prior", "greedy", "lengths"]
 Scope = Literal["group", "batch"]
 
-ESTIMATORS: "Registry[Estimator]" = Registry("advantage")
+ESTIMATORS: "Registry[Estimator]" = Registry(
+    "advantage",
+    Form(
+        methods={"compute": 1},
+        inherited={"observe": 1, "metrics": 0, "state_dict": 0, "load_state_dict": 1},
+        attributes={
+            "name": None,
+            "scope": get_args(Scope),
+            "needs": get_args(Need),
+            "min_rollouts": None,
+            "leave_one_out": None,
+        },
+        fix="make it a subclass of v05ray.advantages.Estimator with compute(self, groups)",
+    ),
+)
 """Every estimator by name; `@advantage("name")` adds one."""
 
 _MENDING: Mapping[Need, str] = {
@@ -101,6 +116,8 @@ class Estimator(Protocol):
     scope: ClassVar[Scope] = "group"
     needs: ClassVar[frozenset[Need]] = frozenset()
     min_rollouts: ClassVar[int] = 1
+    leave_one_out: ClassVar[bool] = False
+    """Whether the weight of each rollout is that of a baseline made without it, for estimators that give weights."""
 
     def __init__(self) -> None:
         """No options."""
@@ -122,20 +139,7 @@ class Estimator(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; anything else raises `ValueError`."""
-        check_state(self.name, state, set())
-
-
-def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
-    """Raise `ValueError` unless the state has exactly these keys.
-
-    >>> check_state("spo", {"anchor": {}}, {"history"})
-    Traceback (most recent call last):
-    ValueError: advantage 'spo': a state has ['history'], got ['anchor']; is it another recipe's?
-    """
-    if set(state) != keys:
-        raise ValueError(
-            f"advantage {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another recipe's?"
-        )
+        check_state(f"advantage {self.name!r}", state, set())
 
 
 E = TypeVar("E", bound="type[Estimator]")

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
 from v05ray.stats.moments import RunningMean, mean, sample_variance
+from v05ray.stats.state import check_state
 
 
 @advantage("ebpo")
@@ -68,7 +69,7 @@ class Ebpo(Estimator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"centre", "within", "between"})
+        check_state(f"advantage {self.name!r}", state, {"centre", "within", "between"})
         self._centre.load_state_dict(state["centre"])
         self._within.load_state_dict(state["within"])
         self._between.load_state_dict(state["between"])

@@ -14,13 +14,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
 from v05ray.advantages.group_mean import EPS
 from v05ray.stats.prior_error import PriorError
-from v05ray.stats.shrinkage import Fusion, fuse, fuse_eb, fuse_eb_loo, fuse_loo
+from v05ray.stats.shrinkage import V_MAX, Fusion, fuse, fuse_eb, fuse_eb_loo, fuse_loo
+from v05ray.stats.state import check_state
 
-V_MAX = 0.95
-"""Priors are clipped to [-V_MAX, V_MAX]: unclipped, one wrong answer at V = .98 would get an advantage of -10."""
 SIGMA_FLOOR = 0.1
 """Least deviation to divide by; in force where |B| > .995, which takes long runs of equal rewards."""
 
@@ -102,6 +101,8 @@ class V05LeaveOneOut(_Fused):
     [1.0, 1.0, 1.0, -2.236]
     """
 
+    leave_one_out = True
+
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
         """One `Advantages` per group, in order, each from its group alone; `ConfigError` for an unmet need."""
         return self._with(groups, fuse_loo)
@@ -159,7 +160,7 @@ class _EmpiricalBayes(_Fused, Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"prior_error"})
+        check_state(f"advantage {self.name!r}", state, {"prior_error"})
         self._error.load_state_dict(state["prior_error"])
 
 
@@ -189,6 +190,8 @@ class V05EmpiricalBayesLeaveOneOut(_EmpiricalBayes):
     >>> [round(value, 3) for value in V05EmpiricalBayesLeaveOneOut(initial_tau2=0.375).compute([group])[0].values]
     [0.577, 0.577, 0.577]
     """
+
+    leave_one_out = True
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
         """One `Advantages` per group, in order, from the group and the past; `ConfigError` for an unmet need."""

@@ -11,9 +11,9 @@ from v05ray.advantages.base import (
     GroupView,
     advantage,
     check_groups,
-    check_state,
 )
 from v05ray.stats.moments import RunningMean, mean
+from v05ray.stats.state import check_state
 
 
 @advantage("ha_dw")
@@ -67,5 +67,5 @@ class HaDw(Estimator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"anchor"})
+        check_state(f"advantage {self.name!r}", state, {"anchor"})
         self._anchor.load_state_dict(state["anchor"])

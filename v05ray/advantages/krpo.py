@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
+from v05ray.stats.state import check_state
 
 
 @advantage("krpo")
@@ -64,5 +65,5 @@ class Krpo(Estimator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"mean", "variance"})
+        check_state(f"advantage {self.name!r}", state, {"mean", "variance"})
         self._state = (float(state["mean"]), float(state["variance"]))

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups, check_state
+from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
 from v05ray.stats.history import BetaCounts
+from v05ray.stats.state import check_state
 
 
 @advantage("spo")
@@ -24,6 +25,8 @@ class Spo(Estimator):
 
         Raises `ValueError` for a value out of range.
         """
+        if not (discount > 0 and initial > 0):
+            raise ValueError(f"needs discount > 0 and initial counts > 0, got {discount} and {initial}")
         self._history = BetaCounts(discount=discount, initial=(initial, initial), capacity=capacity)
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
@@ -46,5 +49,5 @@ class Spo(Estimator):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"history"})
+        check_state(f"advantage {self.name!r}", state, {"history"})
         self._history.load_state_dict(state["history"])

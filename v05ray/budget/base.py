@@ -4,10 +4,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
-from v05ray.registry import Registry
+from v05ray.registry import Form, Registry
+from v05ray.stats.state import check_state
 from v05ray.types import StopReason
 
-RULES: "Registry[Rule]" = Registry("budget rule")
+RULES: "Registry[Rule]" = Registry(
+    "budget rule",
+    Form(
+        methods={"plan": 1, "judge": 1},
+        inherited={"judge_all": 1, "observe": 1, "metrics": 0, "state_dict": 0, "load_state_dict": 1},
+        attributes={
+            "name": None,
+            "scope": ("prompt", "batch"),
+            "needs": ("prior",),
+            "min_rollouts": None,
+            "n_max": None,
+        },
+        fix="make it a subclass of v05ray.budget.Rule with plan(self, priors), judge(self, evidence), min_rollouts "
+        "and n_max",
+    ),
+)
 """Every rule by name; `@rule("name")` adds one."""
 
 _UNIT = float(1 << 60)
@@ -134,18 +150,7 @@ class Rule(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; anything else raises `ValueError`."""
-        check_state(self.name, state, set())
-
-
-def check_state(name: str, state: Mapping[str, Any], keys: set[str]) -> None:
-    """Raise `ValueError` unless the state has exactly these keys.
-
-    >>> check_state("osla", {"history": {}}, {"cost"})
-    Traceback (most recent call last):
-    ValueError: rule 'osla': a state has ['cost'], got ['history']; is it another rule's?
-    """
-    if set(state) != keys:
-        raise ValueError(f"rule {name!r}: a state has {sorted(keys)}, got {sorted(state)}; is it another rule's?")
+        check_state(f"budget rule {self.name!r}", state, set())
 
 
 R = TypeVar("R", bound="type[Rule]")

@@ -4,8 +4,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from v05ray.config.section import FilePath, Fraction, Section, Threads
+from v05ray.config.section import FilePath, Fraction, NamedChoice, Section, Spec, Threads
 from v05ray.config.verifier import VerifierSpec
+from v05ray.recipes import Aggregation, GroupFilter, KlEstimator
 
 
 class GeneratorsConfig(Section):
@@ -106,8 +107,9 @@ class ValueConfig(Section):
 
     enabled: bool = True
     """Ask the value model for priors; recipes without a prior switch it off."""
-    backend: Literal["auto", "published", "bundle", "base_rate"] = "auto"
-    """`bundle` is the embedded V0 (MiniLM + small head); `auto` takes the best that is present, and says which."""
+    backend: NamedChoice = Spec(name="auto")
+    """`published`, `bundle` (the embedded V0: MiniLM + small head), `base_rate`, or `python` with `path: module:name`
+    and `options`; `auto` takes the best of ours that is present, and says which."""
     bundle: FilePath | None = None
     """A bundle made by `v05ray value pretrain`/`train`; None means the one in the package."""
     published: PublishedValueConfig | None = None
@@ -233,8 +235,9 @@ class LearnerConfig(Section):
     """AdamW's."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """Global gradient clip."""
-    policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
-    """What the ratio is and how its clip acts; see `losses.policy`."""
+    policy_loss: NamedChoice = Spec(name="ppo")
+    """What the ratio is and how its clip acts: `ppo`, `gspo` or `cispo` (see `losses.policy`), or `python` with
+    `path: module:name` and `options`; usually set by the recipe."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """The ratio's lower clip is 1 - clip_low."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -243,14 +246,14 @@ class LearnerConfig(Section):
     """Most that a token of negative advantage loses, in multiples of it (`ppo` alone); None means no bound."""
     importance_cap: float | None = Field(default=2.0, gt=0)
     """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
-    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
+    aggregation: Aggregation = "token_mean"
     """How token losses add up over the batch; see `losses.aggregation`."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """What a nat of KL from the policy at `model.path` costs; above 0 every rank also holds that policy, frozen, in
     `model.dtype`, and samples of zero advantage are computed too."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_estimator: KlEstimator = "k3"
     """How the KL is estimated from the drawn tokens; see `losses.kl`."""
-    group_filter: Literal["none", "mixed"] = "none"
+    group_filter: GroupFilter = "none"
     """`mixed` leaves groups whose rewards are all equal out of the loss; see `losses.group_filter`."""
     micro_batch_tokens: int = Field(default=4096, ge=64)
     """Most (padded) tokens of one forward and backward pass."""

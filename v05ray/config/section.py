@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,3 +56,11 @@ class Spec(BaseModel):
     def options(self) -> dict[str, Any]:
         """Everything but the name."""
         return dict(self.model_extra or {})
+
+
+def _as_written(spec: Spec) -> Any:
+    return spec.model_dump(mode="json") if spec.options else spec.name
+
+
+NamedChoice = Annotated[Spec, PlainSerializer(_as_written)]
+"""A named choice that is written as its name alone where it has no options."""

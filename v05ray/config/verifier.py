@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from v05ray.config.section import Spec
+from v05ray.registry import PLUGIN
 
 WEIGHTED = "weighted"
 """Name of a `VerifierSpec` that is a list."""
@@ -28,7 +29,7 @@ class Component(Spec):
         if not isinstance(spec, dict) or not isinstance(spec.get("name"), str):
             return spec
         path = spec.get("path")
-        default = path.rpartition(":")[2] if spec["name"] == "python" and isinstance(path, str) else spec["name"]
+        default = path.rpartition(":")[2] if spec["name"] == PLUGIN and isinstance(path, str) else spec["name"]
         return spec if spec.get("label") is not None else {**spec, "label": default or spec["name"]}
 
 

@@ -16,7 +16,6 @@ Policy, in one place:
 """
 
 import hashlib
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -317,10 +316,7 @@ class _Loader:
 
 
 def _build(spec: SourceSpec, seed: int) -> Source:
-    options = spec.options
-    if "seed" in inspect.signature(sources.builder(spec.name)).parameters and options.get("seed") is None:
-        options["seed"] = seed
-    return sources.build(spec.name, options)
+    return sources.build(spec.name, spec.options, offered={"seed": seed})
 
 
 def _text_key(text: str) -> str:

@@ -1,7 +1,7 @@
 """The registry of data sources, and those that read files.
 
 A builder takes the options of its `Spec` and returns a `Source`; options are checked against its signature. A builder
-with a parameter `seed` gets the run's where the user gives none.
+with a parameter `seed` gets the run's where the user gives none; so does one from outside (`name: python`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from pathlib import Path
 from v05ray.data.files import check_no_pointer, json_records, parquet_records, record_name
 from v05ray.data.hub import numbered_records
 from v05ray.data.rows import BadRow, Fields, Row, read_record
-from v05ray.registry import ConfigError, Registry
+from v05ray.registry import ConfigError, Form, Registry
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,13 @@ class Source:
     """How many good rows are wanted; None means all. Fewer are an error: only generated sources ask for a size."""
 
 
-sources: Registry[Source] = Registry("data source")
+sources: Registry[Source] = Registry(
+    "data source",
+    Form(
+        attributes={"rows": None, "label": None, "size": None},
+        fix="return a v05ray.data.sources.Source(rows, label)",
+    ),
+)
 
 
 @sources.register("jsonl")

@@ -14,6 +14,7 @@ from typing import Any
 from v05ray import durable
 from v05ray.figures.svg import Bar, Point, Shade, render_bars, render_svg
 from v05ray.ledger import GREEDY_INDEX, LedgerError, LedgerReader
+from v05ray.stats.rates import laplace_rate
 
 WINDOW = 256
 """Groups over which skill is taken: the default of `value.trust_window`."""
@@ -109,7 +110,7 @@ def skill_by_step(groups: Sequence[Outcome], window: int = WINDOW) -> list[tuple
     errors: deque[tuple[float, float]] = deque(maxlen=window)
     skills: list[tuple[int, float]] = []
     for step, of_step in groupby(groups, key=lambda group: group.step):
-        base = (sum(means) + 1) / (len(means) + 2)
+        base = laplace_rate(sum(means), len(means))
         for group in of_step:
             means.append(group.observed)
             if group.prior is not None and (errors or not group.fallback):

@@ -23,6 +23,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from v05ray import losses
 from v05ray.config import LearnerConfig, ModelConfig
 from v05ray.config.section import count_threads
 from v05ray.learning.batching import MicroBatch, Row, collate, dummy_micro_batch, has_gradient, plan
@@ -72,6 +73,7 @@ class Learner:
             raise ConfigError(f"learner.num_gpus={learner.num_gpus:g}, but torch sees no GPU; set learner.num_gpus=0")
         self._rank, self._world_size = rank, world_size
         self._model, self._config = model, learner
+        self._loss = losses.build(learner)
         self._seed, self._temperature = seed, temperature
         self._max_response_tokens = max_response_tokens
         self._abandoned = False
@@ -150,22 +152,19 @@ class Learner:
         """Forward, backward, and the sums for the metrics."""
         batch = batch.to(self._device)
         logp_N, entropy_N = self._engine(*arguments(batch))
-        losses = policy_loss(
+        computed = policy_loss(
+            self._loss,
             logp_N,
             batch.sampled_N,
             batch.advantages_N,
             batch.sequence_N,
-            form=self._config.policy_loss,
-            clip_low=self._config.clip_low,
-            clip_high=self._config.clip_high,
             importance_cap=self._config.importance_cap,
-            dual_clip=self._config.dual_clip,
         )
         kl_N = torch.zeros_like(logp_N)
         if self._reference is not None:
             kl_N = kl_penalty(logp_N, self._reference.logprobs(batch), self._config.kl_estimator)
         kl_loss_sum = self._config.kl_coefficient * (kl_N * batch.weight_N).sum()
-        loss_sum = (losses.loss_N * batch.weight_N).sum() + kl_loss_sum
+        loss_sum = (computed.loss_N * batch.weight_N).sum() + kl_loss_sum
         self._engine.backward(loss_sum)
         self._num_passes += 1
         if batch.num_sequences == 0:
@@ -174,8 +173,8 @@ class Learner:
             sums = (
                 loss_sum,
                 entropy_N.sum(),
-                losses.clipped_N.sum(),
-                losses.capped_N.sum(),
+                computed.clipped_N.sum(),
+                computed.capped_N.sum(),
                 (batch.sampled_N - logp_N).sum(),
                 kl_N.sum(),
                 kl_loss_sum,

@@ -10,8 +10,12 @@ from v05ray.recorded import RecordedGroup, RecordedRollout
 from v05ray.types import ComponentScore, Decision, Draw, Prior, RolloutGroup, Stop
 
 GREEDY_INDEX = -1
-FORMAT_VERSION = 1
-"""Raised when a column changes its meaning; columns that are only added keep it (old steps read them as null)."""
+FORMAT_VERSION = 2
+"""Raised when a column or a setting changes its meaning; columns that are only added read as null in old steps.
+
+    1   the options of rule and estimator as they were written, and the repaired prior alone
+    2   the options with their defaults; the answer that each prior was made of, and the settings of its repair
+"""
 
 COMPONENT = [("label", pa.string()), ("reward", pa.float64()), ("verdict", pa.string())]
 """A `types.ComponentScore`."""
@@ -61,6 +65,8 @@ DECISION_SCHEMA = pa.schema(
         ("group_prior", pa.float64()),  # the value model's, whether or not the rule used it
         ("prior_origin", pa.string()),
         ("prior_version", pa.int64()),
+        ("raw_prior", pa.float64()),  # what the value pool answered; group_prior was made of it
+        ("raw_prior_origin", pa.string()),
     ],
     metadata={"v05ray.ledger.version": str(FORMAT_VERSION)},
 )
@@ -131,6 +137,8 @@ def decision_rows(step: int, groups: Sequence[RolloutGroup]) -> Iterable[dict[st
                 "group_prior": None if prior is None else prior.value,
                 "prior_origin": None if prior is None else prior.origin,
                 "prior_version": None if prior is None else prior.policy_version,
+                "raw_prior": None if prior is None else prior.raw,
+                "raw_prior_origin": None if prior is None else prior.raw_origin,
             }
 
 
@@ -140,7 +148,8 @@ def recorded_group(step: int, decided: list[dict[str, Any]], drawn: list[dict[st
     prompt_id = head["prompt_id"]
     prior = None
     if decided and decided[0]["group_prior"] is not None:
-        prior = Prior(prompt_id, decided[0]["group_prior"], decided[0]["prior_version"], decided[0]["prior_origin"])
+        names = ("group_prior", "prior_version", "prior_origin", "raw_prior", "raw_prior_origin")
+        prior = Prior(prompt_id, *(decided[0][name] for name in names))
     rollouts = tuple(_rollout(row) for row in sorted(drawn, key=lambda row: row["sample_index"]))
     greedy = rollouts[0] if rollouts and rollouts[0].sample_index == GREEDY_INDEX else None
     decisions = tuple(_decision(row) for row in sorted(decided, key=lambda row: row["sequence"]))

@@ -12,9 +12,8 @@ divided once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
-Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
+from v05ray.recipes import Aggregation
 
 
 def token_weight(aggregation: Aggregation, response_length: int) -> float:

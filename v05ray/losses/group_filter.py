@@ -10,9 +10,8 @@ still teach the value model, the estimator and the budget rule.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
-GroupFilter = Literal["none", "mixed"]
+from v05ray.recipes import GroupFilter
 
 
 def counts(group_filter: GroupFilter, rewards: Sequence[float]) -> bool:

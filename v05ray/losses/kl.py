@@ -14,12 +14,10 @@ Differentiated as it stands, k1 would give grad log pi, whose mean is 0: noise w
 that it has when the reward, and not the loss, carries it (2510.01555 works all of this out).
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-KlEstimator = Literal["k1", "k2", "k3"]
+from v05ray.recipes import KlEstimator
 
 MAX_LOG_RATIO = 20.0
 """Bound of -d in k3's exponential: a token that the reference finds far likelier than the policy costs e^20 at most."""

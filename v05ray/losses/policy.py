@@ -11,9 +11,9 @@ Which ratio is clipped, and against what:
   differentiated, its gradient is that of log pi, and the clip binds only if someone makes several updates per batch.
 - without a cap: loss = clipped(pi_current / pi_sampled), PPO's own form, where the clip does both jobs.
 
-`clipped` is one of three forms, r the ratio above and A the advantage:
+`clipped` is the policy loss that the config names, r the ratio above and A the advantage:
 
-| form | loss of a token | source |
+| loss | of a token | source |
 |---|---|---|
 | ppo | max(-A r, -A clip(r)) | 1707.06347; clip_high > clip_low is DAPO's clip-higher (2503.14476) |
 | gspo | the same with the sequence's ratio s = exp(mean over its tokens of log r) in place of r | 2507.18071 |
@@ -22,12 +22,12 @@ Which ratio is clipped, and against what:
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-PolicyLoss = Literal["ppo", "gspo", "cispo"]
+from v05ray.losses.base import Loss, LossInput
+from v05ray.registry import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,77 +49,14 @@ def importance_weights(old_N: Tensor, sampled_N: Tensor, cap: float) -> Tensor:
     return torch.exp(torch.minimum(old_N.detach() - sampled_N, log_cap))
 
 
-def clipped_ratio(
-    current_N: Tensor,
-    old_N: Tensor,
-    advantages_N: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """PPO's clipped surrogate; returns (loss, clipped) per token.
-
-    r = exp(current - old); loss = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high)). With `dual_clip` c > 1, tokens of
-    negative advantage lose at most -A c (1912.09729): without it a large ratio gives them an unbounded loss. `clipped`
-    is True where the chosen branch has no gradient.
-    """
-    ratio = torch.exp(current_N - old_N)
-    plain = -advantages_N * ratio
-    clipped = -advantages_N * ratio.clamp(1 - clip_low, 1 + clip_high)
-    loss = torch.maximum(plain, clipped)
-    is_clipped = clipped > plain
-    if dual_clip is not None:
-        bound = -advantages_N * dual_clip
-        too_large = (advantages_N < 0) & (loss > bound)
-        loss = torch.where(too_large, bound, loss)
-        is_clipped = is_clipped | too_large
-    return loss, is_clipped
-
-
-def sequence_ratio(
-    current_N: Tensor,
-    old_N: Tensor,
-    advantages_N: Tensor,
-    sequence_N: Tensor,
-    *,
-    clip_low: float,
-    clip_high: float,
-) -> tuple[Tensor, Tensor]:
-    """GSPO's surrogate; returns (loss, clipped) per token. sequence_N[i] in [0, S) is the sequence of token i.
-
-    s = exp(mean over the sequence of (current - old)) takes the place of each token's ratio, in value and in clip. A
-    token's gradient is -A s grad log pi; with `sequence_mean` these add up to the gradient of the sequence's own loss.
-    """
-    log_ratio_N = (current_N - old_N).detach()
-    counts_S = torch.bincount(sequence_N)
-    sums_S = torch.zeros(len(counts_S), dtype=log_ratio_N.dtype, device=log_ratio_N.device)
-    mean_S = sums_S.index_add(0, sequence_N, log_ratio_N) / counts_S.clamp(min=1)
-    # current - its own value is 0, with the gradient of current: value s, gradient s grad log pi.
-    stand_in_N = mean_S[sequence_N] + current_N - current_N.detach()
-    return clipped_ratio(stand_in_N, torch.zeros_like(stand_in_N), advantages_N, clip_low=clip_low, clip_high=clip_high)
-
-
-def clipped_weight(
-    current_N: Tensor, old_N: Tensor, advantages_N: Tensor, *, clip_low: float, clip_high: float
-) -> tuple[Tensor, Tensor]:
-    """CISPO's loss -A stop_gradient(clip(r)) log pi_current; returns (loss, clipped) per token."""
-    ratio = torch.exp(current_N - old_N).detach()
-    bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -advantages_N * bounded * current_N, ratio != bounded
-
-
 def policy_loss(
+    loss: Loss,
     current_N: Tensor,
     sampled_N: Tensor,
     advantages_N: Tensor,
     sequence_N: Tensor,
     *,
-    form: PolicyLoss,
-    clip_low: float,
-    clip_high: float,
     importance_cap: float | None,
-    dual_clip: float | None = None,
     old_N: Tensor | None = None,
 ) -> TokenLosses:
     """The loss described at the top of this file.
@@ -134,14 +71,11 @@ def policy_loss(
         base_N = current_N.detach() if old_N is None else old_N
         weights_N = importance_weights(base_N, sampled_N, importance_cap)
         capped_N = base_N - sampled_N > math.log(importance_cap)
-    if form == "ppo":
-        loss_N, clipped_N = clipped_ratio(
-            current_N, base_N, advantages_N, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    surrogate = loss(LossInput(current_N, base_N, sampled_N, advantages_N, sequence_N))
+    shapes = list(surrogate.loss_N.shape), list(surrogate.clipped_N.shape)
+    if shapes != ([len(current_N)], [len(current_N)]):
+        raise ConfigError(  # broadcast, it would be counted once for every token
+            f"policy loss {loss.name!r} gave loss and clipped of shapes {shapes[0]} and {shapes[1]} for "
+            f"{len(current_N)} tokens; return one of each for every token"
         )
-    elif form == "gspo":
-        loss_N, clipped_N = sequence_ratio(
-            current_N, base_N, advantages_N, sequence_N, clip_low=clip_low, clip_high=clip_high
-        )
-    else:
-        loss_N, clipped_N = clipped_weight(current_N, base_N, advantages_N, clip_low=clip_low, clip_high=clip_high)
-    return TokenLosses(loss_N * weights_N, clipped_N, capped_N)
+    return TokenLosses(surrogate.loss_N * weights_N, surrogate.clipped_N, capped_N)

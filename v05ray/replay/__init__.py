@@ -2,10 +2,11 @@
 
     ledger --groups--> BatchMachine(other rule, halt, ...) --decisions--> other estimator --> budget, MSE, advantages
 
-Rewards, priors and lengths are the recorded ones, taken in sample order, and a rollout is scored when it was scored in
-the run, so the recorded settings give the recorded decisions exactly. Other settings use the rollouts that exist: where
-they want more, the prompt is sealed with what there is, and counted as short. What they would have changed later on
-(the policy, the priors, the prompts) stays as recorded, so a replay compares decisions, not trainings.
+Rewards and lengths are the recorded ones, taken in sample order, and a rollout is scored when it was scored in the run.
+Priors are made again of the value pool's recorded answers, by how the prompts before turned out. So the recorded
+settings give the recorded priors and decisions exactly. Other settings use the rollouts that exist: where they want
+more, the prompt is sealed with what there is, and counted as short. What they would have changed later on (the policy,
+the answers, the prompts) stays as recorded, so a replay compares decisions, not trainings.
 
     settings.py   what a run did, and what a replay changes
     batch.py      one batch through the machine, with the record for an answer

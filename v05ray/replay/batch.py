@@ -10,9 +10,10 @@ from statistics import fmean, variance
 from v05ray import advantages, budget
 from v05ray.advantages import Advantages, Estimator, GroupView
 from v05ray.budget import BatchMachine, Evidence, Judgement, Rule
+from v05ray.priors import from_settings
 from v05ray.recorded import RecordedGroup
 from v05ray.replay.settings import Settings
-from v05ray.types import Decision, Draw, Stop
+from v05ray.types import Decision, Draw, Prior, Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,15 @@ class StepReplayer:
         self.settings = settings
         self._rule = budget.build(settings.rule, settings.rule_options)
         self._estimator = advantages.build(settings.advantage, **settings.advantage_options)
+        self._priors = None if settings.prior_options is None else from_settings(settings.prior_options)
 
     def step(self, groups: Sequence[RecordedGroup]) -> list[Replayed]:
-        """One step's groups, in batch order. Raises `ConfigError` where they lack what rule or estimator needs."""
+        """One step's groups, in batch order. Raises `ConfigError` where they lack what rule or estimator needs.
+
+        Where the record has the value pool's answers they are repaired again, by what the steps before came to.
+        """
+        priors = self._repaired(groups)
+        groups = [replace(group, prior=priors.get(group.prompt_id, group.prior)) for group in groups]
         run = _BatchReplay(groups, self._rule, self.settings)
         run.play()
         self._rule.observe(run.machine.evidence())
@@ -62,6 +69,8 @@ class StepReplayer:
         computed = _compute(self._estimator, views)
         errors = [_loo_error(self._estimator, view, values) for view, values in zip(views, computed, strict=True)]
         self._estimator.observe(views)
+        if self._priors is not None:
+            self._priors.observe(priors, views)
         return [
             Replayed(
                 group,
@@ -74,6 +83,18 @@ class StepReplayer:
             )
             for group, values, error in zip(groups, computed, errors, strict=True)
         ]
+
+    def _repaired(self, groups: Sequence[RecordedGroup]) -> Mapping[str, Prior]:
+        """By prompt id; empty where nothing is recorded that could be repaired."""
+        if self._priors is None:
+            return {}
+        recorded = [group.prior for group in groups if group.prior is not None]
+        answers = [
+            Prior(prior.prompt_id, prior.raw, prior.policy_version, prior.raw_origin)
+            for prior in recorded
+            if prior.raw is not None and prior.raw_origin is not None
+        ]
+        return self._priors.repair(answers)
 
 
 def _compute(estimator: Estimator, views: Sequence[GroupView]) -> list[Advantages]:
@@ -217,9 +238,7 @@ def _loo_error(estimator: Estimator, view: GroupView, computed: Advantages) -> l
     for index, reward in enumerate(view.rewards):
         baseline = (total - reward) / (k - 1)
         if view.prior is not None and computed.weights is not None:
-            weight = (
-                computed.weights[index] if estimator.name.endswith("_loo") else _weight_without(estimator, view, index)
-            )
+            weight = computed.weights[index] if estimator.leave_one_out else _weight_without(estimator, view, index)
             baseline = weight * baseline + (1 - weight) * view.prior
         errors.append((reward - baseline) ** 2)
     return [fmean(errors) - variance(view.rewards)]

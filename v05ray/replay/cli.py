@@ -28,6 +28,13 @@ def add_parsers(commands: Any) -> None:
     replay.add_argument("--on-halt", choices=("drain", "abort"), help="what becomes of top-ups in flight at the halt")
     replay.add_argument("--estimator", help="another advantage estimator, such as v05_eb")
     replay.add_argument("--estimator-option", action="append", default=[], metavar="KEY=VALUE", help="its options")
+    replay.add_argument(
+        "--prior-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how priors are repaired: fallback, ...",
+    )
     replay.add_argument("--steps", metavar="A-B", help="report these steps alone, such as 10 or 10-20")
     replay.add_argument("--by-step", action="store_true", help="one line per step as well")
     replay.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -81,6 +88,7 @@ def changes_of(parsed: argparse.Namespace) -> "Changes":
         on_halt=parsed.on_halt,
         advantage=parsed.estimator,
         advantage_options=_options(parsed.estimator_option),
+        prior_options=_options(parsed.prior_option),
     )
 
 
@@ -110,12 +118,12 @@ def _steps(text: str | None) -> Iterable[int] | None:
 def describe(report: "Report", *, by_step: bool = False) -> str:
     """The report as text: what was changed, and a table of recorded against replayed."""
     before, after = asdict(report.recorded), asdict(report.settings)
-    changed = [f"{name}: {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+    changed = [_changed(name, before[name], after[name]) for name in before if before[name] != after[name]]
     lines = ["changed: " + ("; ".join(changed) if changed else "nothing")]
     if not report.reproduced:
         lines.append(
-            "WARNING: the recorded settings do not give the recorded decisions: the ledger is damaged, or another "
-            "version of v05ray wrote it"
+            "WARNING: the recorded settings do not give the recorded priors and decisions: the ledger is damaged, or "
+            "another version of v05ray wrote it"
         )
     lines += ["", *_table(report.before, report.after), ""]
     lines.append(f"decisions equal in every number for {report.num_same} of {report.after.num_prompts} prompts")
@@ -127,6 +135,14 @@ def describe(report: "Report", *, by_step: bool = False) -> str:
     if by_step:
         lines += ["", *(_step_line(step, was, now) for step, was, now in report.steps)]
     return "\n".join(lines)
+
+
+def _changed(name: str, before: Any, after: Any) -> str:
+    """`cost: 0.1 -> 0.2`; of options only those that differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        same = {key for key in before if key in after and before[key] == after[key]}
+        before, after = ({key: v for key, v in side.items() if key not in same} for side in (before, after))
+    return f"{name}: {before} -> {after}"
 
 
 def _table(before: "Figures", after: "Figures") -> list[str]:

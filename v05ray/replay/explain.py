@@ -9,7 +9,7 @@ from v05ray import budget
 from v05ray.recorded import RecordedGroup, RecordedRollout
 from v05ray.registry import ConfigError, suggest
 from v05ray.stats.shrinkage import fuse
-from v05ray.types import Decision, Draw
+from v05ray.types import Decision, Draw, Prior
 
 if TYPE_CHECKING:  # the ledger needs pyarrow, and the command line should not wait for it
     from v05ray.ledger import LedgerReader
@@ -55,7 +55,7 @@ def tell(group: RecordedGroup, meta: Mapping[str, Any], position: int, num_promp
     else:
         yield (
             f"  prior V = {group.prior.value:+.4f} ({group.prior.origin}, policy version {group.prior.policy_version}):"
-            f" expects {(1 + group.prior.value) / 2:.1%} right"
+            f" expects {(1 + group.prior.value) / 2:.1%} right{_repair(group.prior)}"
         )
     shown = 0
     for decision in group.decisions:
@@ -68,6 +68,13 @@ def tell(group: RecordedGroup, meta: Mapping[str, Any], position: int, num_promp
     if group.greedy is not None:
         yield f"  greedy (outside the budget): {_rollout(group.greedy)}"
     yield from (f"  {line}" for line in _advantages(group, meta))
+
+
+def _repair(prior: Prior) -> str:
+    """What the value pool had answered, where that is another number."""
+    if prior.raw is None or (prior.raw, prior.raw_origin) == (prior.value, prior.origin):
+        return ""
+    return f"; the value pool answered {prior.raw:+.4f} ({prior.raw_origin})"
 
 
 def _short(text: str) -> str:
@@ -113,7 +120,7 @@ def _decision(decision: Decision, meta: Mapping[str, Any], num_prompts: int) -> 
 def _target(decision: Decision, meta: Mapping[str, Any]) -> str:
     """The target's arithmetic, where the rule is OSLA with a constant cost."""
     options = dict(meta.get("rule", {}))
-    steered = {"mean_rollouts", "tokens_per_step", "token_aware"} & options.keys()
+    steered = any(options.get(name) for name in ("mean_rollouts", "tokens_per_step", "token_aware"))
     if options.pop("name", None) != "osla" or steered or not decision.bias_squared:
         return ""
     rule = budget.OslaRule(**options)

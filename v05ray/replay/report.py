@@ -30,7 +30,8 @@ class Report:
     differing: tuple[tuple[int, str], ...]
     """(step, prompt id) of the others."""
     reproduced: bool
-    """Whether the recorded settings give the recorded decisions; if not, the record is damaged or another version's."""
+    """Whether the recorded settings give the recorded priors and decisions; if not, the record is damaged or another
+    version's."""
 
 
 def open_ledger(run: Path) -> "LedgerReader":
@@ -67,6 +68,7 @@ def replay(reader: "LedgerReader", changes: Changes, *, steps: Iterable[int] | N
             as_it_was, changed = StepReplayer(recorded), StepReplayer(changes.applied(recorded))
         was, now = as_it_was.step(groups), changed.step(groups)
         reproduced &= all(one.decisions == one.group.decisions for one in was)
+        reproduced &= [one.group.prior for one in was] == [group.prior for group in groups]
         if step in chosen:
             before += was
             after += now

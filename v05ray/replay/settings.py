@@ -19,6 +19,9 @@ class Settings:
     on_halt: Literal["drain", "abort"]
     advantage: str
     advantage_options: Mapping[str, Any]
+    prior_options: Mapping[str, Any] | None = None
+    """How the value pool's answers were repaired; None where there were none, or the ledger is of format 1, which has
+    the repaired priors alone. A replay then takes the priors as they were recorded."""
 
     @classmethod
     def recorded(cls, meta: Mapping[str, Any]) -> "Settings":
@@ -34,6 +37,7 @@ class Settings:
                 meta["on_halt"],
                 advantage.pop("name"),
                 advantage,
+                meta.get("priors"),
             )
         except KeyError as error:
             raise ConfigError(f"the ledger does not say the run's {error}; it cannot be replayed") from None
@@ -52,9 +56,15 @@ class Changes:
     on_halt: Literal["drain", "abort"] | None = None
     advantage: str | None = None
     advantage_options: Mapping[str, Any] = field(default_factory=dict)
+    prior_options: Mapping[str, Any] = field(default_factory=dict)
 
     def applied(self, to: Settings) -> Settings:
-        """`to` with these changes."""
+        """`to` with these changes. Raises `ConfigError` for changed repair of priors whose answers are not recorded."""
+        if self.prior_options and to.prior_options is None:
+            raise ConfigError(
+                "the ledger does not have the value model's own answers (the run had none, or an earlier v05ray wrote "
+                f"it), so priors cannot be repaired again; leave out {', '.join(self.prior_options)}"
+            )
         rule, advantage = self.rule or to.rule, self.advantage or to.advantage
         kept = to.rule_options if rule == to.rule else {}
         kept_advantage = to.advantage_options if advantage == to.advantage else {}
@@ -67,4 +77,5 @@ class Changes:
             self.on_halt or to.on_halt,
             advantage,
             {**kept_advantage, **self.advantage_options},
+            None if to.prior_options is None else {**to.prior_options, **self.prior_options},
         )

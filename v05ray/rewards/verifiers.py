@@ -6,13 +6,12 @@ process, in its main thread; it may be slow, hang or crash there. `prompt.token_
 verdict `error`, a `TimeoutError` the verdict `timeout`, an `UnreadableReference` the verdict `unreadable`.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, Literal
 
-from v05ray.registry import ConfigError, Registry, suggest
+from v05ray.registry import PLUGIN, Choice, ConfigError, Registry, check_options, import_target, suggest
 from v05ray.rewards.answers import last_integer, last_number, last_tagged
 from v05ray.rewards.extract import without_thinking
 from v05ray.rewards.functions import adapt
@@ -41,13 +40,7 @@ def truncated_by_default(name: str) -> Truncated:
 
 def check_verifier(name: str, options: Mapping[str, Any]) -> None:
     """Raises `ConfigError` for an unknown verifier or option, without importing what the verifier needs."""
-    parameters = inspect.signature(verifiers.builder(name)).parameters
-    for option in options:
-        if option not in parameters:
-            raise ConfigError(f"verifier {name!r} has no option {option!r}{suggest(option, parameters)}")
-    for parameter in parameters.values():
-        if parameter.default is inspect.Parameter.empty and parameter.name not in options:
-            raise ConfigError(f"verifier {name!r} needs {parameter.name}")
+    verifiers.choose(name, options)
 
 
 @verifiers.register("exact")
@@ -136,32 +129,38 @@ def reasoning_gym(extract: str = "tagged") -> Verifier:
     return verify
 
 
-@verifiers.register("python")
+@verifiers.register(PLUGIN)
 def python(
     path: str, options: Mapping[str, Any] | None = None, scale: str | None = None, completions: str = "text"
 ) -> Verifier:
     """A function or class of the user's: `path: package.module:name`, found on `sys.path` as the run itself has it.
 
-    A function gets the `options` as keywords (slime's as `args`); a class is made once, with the `options`, and its
-    instances are called. The form of the call is known by its signature; see `rewards.functions`, also for `scale`
-    (`zero_one`, `signed` or `as_is`), which all forms but ours need, and for `completions` (`text` or `messages`).
+    Unlike other parts from outside, a function is the verifier itself and not what makes it: so reward functions of
+    other trainers can be named as they are. It gets the `options` as keywords (slime's as `args`); a class is made
+    once, with the `options`, and its instances are called. The form of the call is known by its signature; see
+    `rewards.functions`, also for `scale` (`zero_one`, `signed` or `as_is`), which all forms but ours need, and for
+    `completions` (`text` or `messages`).
     """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ConfigError(f"path must be 'package.module:name', got {path!r}")
-    try:
-        target = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"cannot import {path!r}: {error}; is its folder on PYTHONPATH?") from error
+    target, arguments, label = import_target(path), dict(options or {}), repr(path)
     if inspect.isclass(target):
-        target = target(**(options or {}))
+        check_options(label, target, arguments)
+        target = Choice(label, target, arguments, is_plugin=True).build()
     if not callable(target):
         raise ConfigError(f"{path!r} is a {type(target).__name__}, not a function or class")
-    arguments = dict(options or {})
     if (
         inspect.isfunction(target)
         and arguments
         and not {"args", "sample"} <= inspect.signature(target).parameters.keys()
     ):
+        _check_keywords(label, target, arguments)
         target = partial(target, **arguments)
     return adapt(target, path, scale=scale, completions=completions, arguments=arguments)
+
+
+def _check_keywords(label: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for an option that the function does not take by name."""
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for argument in arguments:
+            if argument not in parameters:
+                raise ConfigError(f"{label} has no option {argument!r}{suggest(argument, parameters)}")

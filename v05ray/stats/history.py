@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from v05ray.stats.state import check_state
+
 
 class BetaCounts:
     """(a, b) per key: a <- rho a + successes, b <- rho b + failures, from (a0, b0) on; E p = a / (a + b).
@@ -21,10 +23,13 @@ class BetaCounts:
     def __init__(
         self, *, discount: float = 0.9, initial: tuple[float, float] = (0.5, 0.5), capacity: int = 1_000_000
     ) -> None:
-        """`discount` rho in (0, 1] per visit; `initial` (a0, b0), each > 0; `capacity` >= 1 keys. Else `ValueError`."""
-        if not (0 < discount <= 1 and min(initial) > 0 and capacity >= 1):
+        """`discount` rho in [0, 1] per visit; `initial` (a0, b0), each >= 0; `capacity` >= 1 keys. Else `ValueError`.
+
+        With initial counts of 0 `mean` needs a visit.
+        """
+        if not (0 <= discount <= 1 and min(initial) >= 0 and capacity >= 1):
             raise ValueError(
-                "needs 0 < discount <= 1, initial counts > 0 and capacity >= 1; "
+                "needs 0 <= discount <= 1, initial counts >= 0 and capacity >= 1; "
                 f"got discount={discount}, initial={initial}, capacity={capacity}"
             )
         self._discount, self._initial, self._capacity = discount, initial, capacity
@@ -47,8 +52,11 @@ class BetaCounts:
 
     def add(self, key: str, reward_sum: float, num_rewards: int) -> None:
         """Count one visit: `num_rewards` >= 1 rewards in [-1, 1] whose sum is `reward_sum`."""
+        self.add_successes(key, (num_rewards + reward_sum) / 2, num_rewards)
+
+    def add_successes(self, key: str, successes: float, num_rewards: int) -> None:
+        """Count one visit: `successes` in [0, `num_rewards`] of `num_rewards` >= 1, also in parts."""
         a, b = self._counts.pop(key, self._initial)
-        successes = (num_rewards + reward_sum) / 2
         self._counts[key] = (self._discount * a + successes, self._discount * b + num_rewards - successes)
         if len(self._counts) > self._capacity:
             del self._counts[next(iter(self._counts))]
@@ -59,7 +67,6 @@ class BetaCounts:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; keeps the most recent `capacity` keys. Other keys in `state` raise `ValueError`."""
-        if set(state) != {"counts"}:
-            raise ValueError(f"the state of Beta counts is counts, got {sorted(state)}")
+        check_state("Beta counts", state, {"counts"})
         recent = list(state["counts"].items())[-self._capacity :]
         self._counts = {key: (float(a), float(b)) for key, (a, b) in recent}

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 TOLERANCE = 1e-12
 """A squared bias below this is rounding noise of an exact tie |mu - V| = 1/sqrt(k), which counts as agreement."""
 
+V_MAX = 0.95
+"""Priors are clipped to [-V_MAX, V_MAX]: unclipped, one wrong answer at V = .98 would get an advantage of -10."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fusion:

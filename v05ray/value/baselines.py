@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from v05ray.stats.rates import laplace_rate
 from v05ray.value.encoded import EncodedRecords
 
 _STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -50,7 +51,7 @@ class BaseRate:
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
         """The same rate for every query."""
         rates = data.rate_N[support_rows]
-        return np.full(len(query_rows), (rates.sum() + 1) / (len(rates) + 2))
+        return np.full(len(query_rows), laplace_rate(rates.sum(), len(rates)))
 
 
 class NearestNeighbours:
@@ -73,7 +74,7 @@ class NearestNeighbours:
         k = min(self._k, len(support_rows))
         nearest_Qk = np.argpartition(-(queries_QH @ support_SH.T), k - 1, axis=1)[:, :k]
         rates = data.rate_N[support_rows]
-        base = (rates.sum() + 1) / (len(rates) + 2)
+        base = laplace_rate(rates.sum(), len(rates))
         return (rates[nearest_Qk].sum(1) + self._shrinkage * base) / (k + self._shrinkage)
 
 
@@ -139,7 +140,7 @@ class PooledLogistic:
 
 def _best_shift(margins_S: np.ndarray, rates_S: np.ndarray) -> float:
     """The shift that makes the support's mean predicted rate its mean observed one, by bisection."""
-    target = (rates_S.sum() + 1) / (len(rates_S) + 2)
+    target = laplace_rate(rates_S.sum(), len(rates_S))
     low, high = -20.0, 20.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from v05ray.config import ValueConfig
-from v05ray.registry import ConfigError
+from v05ray.registry import ConfigError, Form, Registry
+from v05ray.stats.rates import laplace_rate
+from v05ray.stats.shrinkage import V_MAX
 from v05ray.types import Prior, Prompt, SupportExample
 
 if TYPE_CHECKING:
@@ -28,10 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-V_MAX = 0.95
-"""Priors are clipped to [-V_MAX, V_MAX]: beyond it one surprising reward gives an advantage of -10."""
-
-
 MAX_COLUMNS = 50_000
 """Texts whose feature columns a process keeps: some 20 MB."""
 
@@ -39,7 +37,9 @@ MAX_COLUMNS = 50_000
 class Backend(Protocol):
     """Answers with success probabilities, given who solved what."""
 
-    name: str
+    name: str = ""
+    description: str = ""
+    """Which backend it is and why it was taken, in one line."""
 
     def probabilities(
         self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object
@@ -49,12 +49,24 @@ class Backend(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Numbers since the start, such as `truncated`."""
-        ...
+        return {}
+
+
+BACKENDS: Registry[Backend] = Registry(
+    "value backend",
+    Form(
+        methods={"probabilities": 4},
+        inherited={"counters": 0},
+        attributes={"name": None},
+        fix="make it a subclass of v05ray.value.model.Backend with probabilities(self, queries, support, labels, key)",
+    ),
+)
+"""Every value backend by name. A builder gets `config` (`ValueConfig`) and `cache` where its signature names them."""
 
 
 def base_rate(scores: Sequence[float]) -> float:
     """Laplace's estimate (sum p + 1) / (n + 2) of the success probability, from scores in [-1, 1]; .5 for none."""
-    return (sum((score + 1) / 2 for score in scores) + 1) / (len(scores) + 2)
+    return laplace_rate(sum((score + 1) / 2 for score in scores), len(scores))
 
 
 class BaseRateBackend:
@@ -62,11 +74,14 @@ class BaseRateBackend:
 
     name = "base_rate"
 
+    def __init__(self, why: str = "as value.backend says") -> None:
+        self.description = f"value model: base_rate{why if why.startswith(' ') else ', ' + why}"
+
     def probabilities(
         self, queries: Sequence[str], support: Sequence[str], labels: Sequence[float], key: object
     ) -> list[float]:
         """Laplace's base rate of the labels, once per query."""
-        rate = (sum(labels) + 1) / (len(labels) + 2)
+        rate = laplace_rate(sum(labels), len(labels))
         return [rate] * len(queries)
 
     def counters(self) -> dict[str, int]:
@@ -78,6 +93,7 @@ class EmbeddedBackend:
     """MiniLM features and the small head, from a bundle; an unchanged support is run through the head only once."""
 
     name = "bundle"
+    description = ""
 
     def __init__(
         self,
@@ -181,7 +197,10 @@ class ValueModel:
         `cache` is the embeddings' SQLite file, None for memory alone. Raises `ConfigError` where the named backend
         cannot be had; `auto` falls through to the next one and says why.
         """
-        backend, choice = _choose(config, cache)
+        wanted = config.backend
+        chosen = BACKENDS.choose(wanted.name, wanted.options, offered={"config": config, "cache": cache})
+        backend = chosen.build()
+        choice = getattr(backend, "description", "") or f"value model: {chosen.label}, as value.backend says"
         if announce:
             log.info(choice)
         return cls(backend, config.support_size, config.min_support, choice)
@@ -242,27 +261,45 @@ def sample_support(support: Sequence[SupportExample], size: int, seed: int) -> l
     return [support[i] for i in chosen]
 
 
-def _choose(config: ValueConfig, cache: Path | None) -> tuple[Backend, str]:
+@BACKENDS.register("base_rate")
+def _base_rate() -> Backend:
+    return BaseRateBackend()
+
+
+@BACKENDS.register("bundle")
+def _bundle(config: ValueConfig, cache: Path | None) -> Backend:
     from v05ray.value.bundle import BUILT_IN
 
     bundle = config.bundle or BUILT_IN
-    if config.backend == "base_rate":
-        return BaseRateBackend(), "value model: base_rate, as value.backend says"
-    if config.backend == "published":
-        return _published(config, cache, "as value.backend says")
-    if config.backend == "bundle" or config.bundle is not None:
-        why = "as value.bundle says" if config.bundle is not None else "as value.backend says"
-        return EmbeddedBackend.from_file(bundle, cache, config.num_threads), f"value model: bundle {bundle.name}, {why}"
+    backend = EmbeddedBackend.from_file(bundle, cache, config.num_threads)
+    why = "as value.bundle says" if config.bundle is not None else "as value.backend says"
+    backend.description = f"value model: bundle {bundle.name}, {why}"
+    return backend
+
+
+@BACKENDS.register("auto")
+def _auto(config: ValueConfig, cache: Path | None) -> Backend:
+    if config.bundle is not None:
+        return _bundle(config, cache)
     if config.published is not None:
-        return _published(config, cache, "as value.published names them")
+        return _published_weights(config, cache, "as value.published names them")
     try:
-        backend = EmbeddedBackend.from_file(bundle, cache, config.num_threads)
+        backend = _bundle(config, cache)
     except ConfigError as error:
-        return BaseRateBackend(), f"value model: base_rate (auto), since {error}"
-    return backend, f"value model: bundle {bundle.name} (auto), the one in the package; no published weights are named"
+        return BaseRateBackend(f" (auto), since {error}")
+    from v05ray.value.bundle import BUILT_IN
+
+    name = BUILT_IN.name
+    backend.description = f"value model: bundle {name} (auto), the one in the package; no published weights are named"
+    return backend
 
 
-def _published(config: ValueConfig, cache: Path | None, why: str) -> tuple[Backend, str]:
+@BACKENDS.register("published")
+def _published(config: ValueConfig, cache: Path | None) -> Backend:
+    return _published_weights(config, cache, "as value.backend says")
+
+
+def _published_weights(config: ValueConfig, cache: Path | None, why: str) -> Backend:
     from v05ray.value.published import PublishedBackend
 
     files = config.published
@@ -280,4 +317,5 @@ def _published(config: ValueConfig, cache: Path | None, why: str) -> tuple[Backe
         num_threads=config.num_threads,
     )
     licence = "TabPFN 2.5's weights are for non-commercial use"
-    return backend, f"value model: published weights {files.checkpoint.name}, {why}; {licence}"
+    backend.description = f"value model: published weights {files.checkpoint.name}, {why}; {licence}"
+    return backend

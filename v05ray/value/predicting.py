@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from v05ray.seeding import derive_seed
+from v05ray.stats.rates import laplace_rate
 from v05ray.value.encoded import EncodedRecords
 from v05ray.value.features import FeatureMap
 from v05ray.value.head import ValueHead
@@ -50,7 +51,7 @@ def predict_by_policy(
         chosen = sample_rows(data.rows_of(policy, support_rows), support_size, seed, int(policy))
         places = np.flatnonzero(data.policy_N[query_rows] == policy)
         margins[places] = predict_rows(features, head, data, chosen, query_rows[places])
-        bases[places] = (data.rate_N[chosen].sum() + 1) / (len(chosen) + 2)
+        bases[places] = laplace_rate(data.rate_N[chosen].sum(), len(chosen))
     return margins, bases
 
 

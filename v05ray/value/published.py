@@ -216,6 +216,7 @@ class PublishedBackend:
     """The `Backend` of the published weights."""
 
     name = "published"
+    description = ""
 
     def __init__(self, encoder: EmbeddingCache, head: PublishedHead, num_threads: int | None) -> None:
         self.encoder = encoder

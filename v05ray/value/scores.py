@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NUM_BINS = 10
+from v05ray.stats.rates import NUM_BINS, expected_calibration_error
+
 _EDGE = 1e-6
 
 
@@ -72,7 +73,7 @@ def reliability(p: np.ndarray, y: np.ndarray, num_bins: int = NUM_BINS) -> list[
 
 def calibration_error(p: np.ndarray, y: np.ndarray) -> float:
     """ECE: the bins' |mean p - mean y|, weighted by their counts."""
-    return sum(b.count * abs(b.mean_predicted - b.mean_observed) for b in reliability(p, y)) / len(p)
+    return expected_calibration_error(list(zip(p.tolist(), y.tolist(), strict=True)))
 
 
 METRICS = ("auc", "gauc", "log_loss", "brier", "mse_v", "ece")

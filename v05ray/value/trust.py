@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from v05ray.stats.rates import expected_calibration_error, laplace_rate
+from v05ray.stats.shrinkage import V_MAX
 from v05ray.types import Prior
 
-NUM_BINS = 10
 _LOGIT_LIMIT = 5.0
 
 
@@ -58,7 +59,7 @@ class PriorTrust:
         fallback: bool = True,
         return_skill: float = 0.02,
         ridge: float = 1.0,
-        v_max: float = 0.95,
+        v_max: float = V_MAX,
     ) -> None:
         """Needs 2 <= min_groups <= window.
 
@@ -90,7 +91,7 @@ class PriorTrust:
     @property
     def base_rate(self) -> float:
         """Laplace's estimate of the success probability over the window; .5 before the first outcome."""
-        return (sum(self._means) + 1) / (len(self._means) + 2)
+        return laplace_rate(sum(self._means), len(self._means))
 
     def transform(self, prior: Prior) -> Prior:
         """The prior to use: recalibrated, or the base rate while V0 is not trusted. Base-rate priors stay as is."""
@@ -269,16 +270,6 @@ def fit_platt(
         if moved < 1e-9:
             break
     return slope, intercept
-
-
-def expected_calibration_error(pairs: Sequence[tuple[float, float]], num_bins: int = NUM_BINS) -> float:
-    """ECE = sum over bins of (n_b / n) |mean p - mean observed|, equal-width bins of p in [0, 1]; 0 for no pairs."""
-    bins: dict[int, tuple[int, float]] = {}
-    for p, observed in pairs:
-        index = min(num_bins - 1, int(p * num_bins))
-        count, gap = bins.get(index, (0, 0.0))
-        bins[index] = count + 1, gap + p - observed
-    return sum(abs(gap) for _, gap in bins.values()) / len(pairs) if pairs else 0.0
 
 
 def _excess_error(scored: _Scored) -> float:

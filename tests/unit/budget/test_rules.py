@@ -68,7 +68,7 @@ class TestEveryRule:
         assert resumed.metrics() == rule.metrics()
         evidence = scored([1, -1, -1, -1], prior=0.6, tokens=90)
         assert resumed.judge(evidence) == rule.judge(evidence)
-        with pytest.raises(ValueError, match="is it another rule's"):
+        with pytest.raises(ValueError, match="is it another recipe's"):
             resumed.load_state_dict({"nonsense": 1})
 
     @pytest.mark.parametrize(

@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import tensor
 
-from v05ray.losses.policy import clipped_ratio, clipped_weight, importance_weights, policy_loss, sequence_ratio
+from v05ray.losses import LOSSES
+from v05ray.losses.cispo import clipped_weight
+from v05ray.losses.gspo import sequence_ratio
+from v05ray.losses.policy import importance_weights, policy_loss
+from v05ray.losses.ppo import Ppo, clipped_ratio
 
 LN = math.log
 
@@ -54,13 +58,11 @@ def test_first_update_with_a_cap_is_a_weighted_reinforce_gradient() -> None:
     current = tensor([LN(0.3), LN(0.8), LN(0.1)], requires_grad=True)
     sampled = tensor([LN(0.2), LN(0.1), LN(0.2)])
     losses = policy_loss(
+        Ppo(0.2, 0.2),
         current,
         sampled,
         tensor([1.0, -1.0, 2.0]),
         tensor([0, 0, 0]),
-        form="ppo",
-        clip_low=0.2,
-        clip_high=0.2,
         importance_cap=2.0,
     )
     assert losses.loss_N.tolist() == pytest.approx([-1.5, 2.0, -1.0])
@@ -73,14 +75,12 @@ def test_first_update_with_a_cap_is_a_weighted_reinforce_gradient() -> None:
 
 def test_later_update_clips_against_old_and_weighs_old_against_sampled() -> None:
     losses = policy_loss(
+        Ppo(0.2, 0.2),
         tensor([LN(0.6)]),
         tensor([LN(0.1)]),
         tensor([1.0]),
         tensor([0]),
-        form="ppo",
         old_N=tensor([LN(0.15)]),
-        clip_low=0.2,
-        clip_high=0.2,
         importance_cap=2.0,
     )
     assert losses.loss_N.tolist() == pytest.approx([-1.2 * 1.5])
@@ -90,13 +90,11 @@ def test_later_update_clips_against_old_and_weighs_old_against_sampled() -> None
 def test_without_a_cap_the_clip_is_against_the_sampler() -> None:
     current = tensor([LN(0.3), LN(0.3)], requires_grad=True)
     losses = policy_loss(
+        Ppo(0.2, 0.28),
         current,
         tensor([LN(0.2), LN(0.6)]),
         tensor([1.0, 1.0]),
         tensor([0, 0]),
-        form="ppo",
-        clip_low=0.2,
-        clip_high=0.28,
         importance_cap=None,
     )
     assert losses.loss_N.tolist() == pytest.approx([-1.28, -0.5])
@@ -153,13 +151,11 @@ def test_every_form_has_the_same_gradient_at_the_first_update() -> None:
     for form in ("ppo", "gspo", "cispo"):
         current = tensor([LN(0.3), LN(0.8), LN(0.1)], requires_grad=True)
         losses = policy_loss(
+            LOSSES.build(form, {}),
             current,
             tensor([LN(0.2), LN(0.1), LN(0.2)]),
             tensor([1.0, -1.0, 2.0]),
             tensor([0, 1, 1]),
-            form=form,
-            clip_low=0.2,
-            clip_high=0.2,
             importance_cap=2.0,
         )
         losses.loss_N.sum().backward()

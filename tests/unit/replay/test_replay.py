@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt
 from v05ray import advantages
 from v05ray.advantages import GroupView
-from v05ray.config import BudgetConfig, Spec
+from v05ray.config import BudgetConfig, Spec, ValueConfig
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest
+from v05ray.priors import Priors
+from v05ray.priors import settings as prior_settings
 from v05ray.recorded import RecordedGroup, RecordedRollout
 from v05ray.registry import ConfigError
 from v05ray.replay import Changes, Report, Settings, StepReplayer, figures, open_ledger, replay
@@ -27,9 +30,20 @@ NUM_PROMPTS = 24
 
 
 async def record(
-    run_dir: Path, *, seed: int = 0, num_steps: int = 2, advantage: str = "v05", prior: bool = True, **fields: Any
+    run_dir: Path,
+    *,
+    seed: int = 0,
+    num_steps: int = 2,
+    advantage: str = "v05",
+    prior: bool = True,
+    value: ValueConfig | None = None,
+    **fields: Any,
 ) -> LedgerReader:
-    """A run by the real scheduler on scripted generators of uneven speed, recorded as the driver does."""
+    """A run by the real scheduler on scripted generators of uneven speed, recorded as the driver does.
+
+    With `value` the priors are repaired as it says, and the odd ones among the prompts always get the base rate.
+    """
+    trust = None if value is None else Priors(value)
     budget = BudgetConfig(**{"rule": Spec(name="osla"), "halt_fraction": 0.25} | fields)
     rng = random.Random(seed)
     pool = GeneratorPool(draw_timeout_s=5.0)
@@ -51,9 +65,15 @@ async def record(
         "advantage": {"name": advantage},
         **{name: getattr(budget, name) for name in ("halt_fraction", "dispatch_multiple", "mode", "on_halt")},
     }
+    if value is not None:
+        meta["priors"] = prior_settings(value)
     writer = LedgerWriter(run_dir / "ledger")
     for step in range(1, num_steps + 1):
         priors = {n: Prior(n, rng.uniform(-0.9, 0.9), 0) for n in names} if prior else {}
+        if trust is not None:
+            priors = trust.repair(
+                [replace(one, origin="v0" if int(n[1:]) % 2 else "base_rate") for n, one in priors.items()]
+            )
         prompts = tuple(make_prompt(name) for name in names)
         batch = BatchRequest(step, 0, prompts, priors, SAMPLING, greedy_reward="greedy" in estimator.needs)
         groups = [group async for group in scheduler.run(batch)]
@@ -61,6 +81,8 @@ async def record(
         views = [GroupView.of(group) for group in groups]
         computed = estimator.compute(views)
         estimator.observe(views)
+        if trust is not None:
+            trust.observe(priors, views)
         values = {view.prompt_id: one.values for view, one in zip(views, computed, strict=True)}
         writer.append_step(step, groups, values, meta)
     return open_ledger(run_dir)
@@ -302,3 +324,66 @@ def test_every_replay_conserves_what_it_draws(small_record, data):
         assert one.short or one.stop.reason == "halted" or one.num_wanted <= one.num_used
         assert len(one.advantages.values) == one.num_used
         assert not any(isinstance(d.action, type(one.stop)) for d in one.decisions[:-1])
+
+
+SUSPICIOUS = ValueConfig(trust_window=64, history="beta")
+
+
+async def test_priors_are_repaired_again_as_they_were(tmp_path: Path):
+    """V0's answers are noise here, so after the first 64 judged groups the gate closes, and most are recalibrated."""
+    reader = await record(tmp_path, num_steps=8, value=SUSPICIOUS)
+    priors = [group.prior for step in reader.steps for group in reader.groups(step) if group.prior]
+    assert any(prior.raw_origin == "v0" and prior.origin == "base_rate" for prior in priors)
+    assert any(prior.raw_origin == prior.origin == "v0" and prior.raw != prior.value for prior in priors)
+    assert any(prior.raw_origin == "base_rate" for prior in priors)
+    check_same(replay(reader, Changes()))
+
+
+async def test_other_repair_gives_other_priors_and_the_same_answers(tmp_path: Path):
+    reader = await record(tmp_path, num_steps=8, value=SUSPICIOUS)
+    options = {"fallback": False, "recalibrate": False, "history": "none"}
+    report = replay(reader, Changes(prior_options=options))
+    assert report.reproduced
+    assert len(report.differing) > 0
+    replayer = StepReplayer(Changes(prior_options=options).applied(Settings.recorded(reader.meta(1))))
+    for step in reader.steps:
+        for one in replayer.step(reader.groups(step)):
+            assert one.group.prior is not None
+            assert one.group.prior.value == pytest.approx(one.group.prior.raw)  # nothing is left to repair
+
+
+async def test_a_damaged_answer_is_noticed(tmp_path: Path):
+    reader = await record(tmp_path, num_steps=8, value=SUSPICIOUS)
+    (path,) = (tmp_path / "ledger").glob("decisions-000003.parquet")
+    table = pq.read_table(path)
+    column = table.schema.get_field_index("raw_prior")
+    pq.write_table(table.set_column(column, table.schema.field(column), [[0.5] * len(table)]), path)
+    assert not replay(reader, Changes()).reproduced
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fallbck": False}, "priors have no setting 'fallbck'; did you mean 'fallback'?"),
+        ({"trust_window": 1}, "prior setting trust_window: Input should be greater than or equal to 64, got 1"),
+    ],
+)
+async def test_settings_of_the_repair_are_checked(tmp_path: Path, options: dict[str, Any], message: str):
+    reader = await record(tmp_path, num_steps=1, value=SUSPICIOUS)
+    with pytest.raises(ConfigError) as error:
+        replay(reader, Changes(prior_options=options))
+    assert message in str(error.value)
+
+
+VERSION_1 = Path(__file__).parents[1] / "ledgers" / "version_1"
+
+
+def test_a_ledger_of_format_1_is_replayed_with_the_priors_that_it_has():
+    reader = open_ledger(VERSION_1)
+    assert reader.meta(1)["rule"] == {"name": "osla", "cost": 0.01}
+    priors = [group.prior for step in reader.steps for group in reader.groups(step)]
+    assert len(priors) == 10
+    assert all(prior is not None and prior.origin == "v0" and prior.raw is None for prior in priors)
+    check_same(replay(reader, Changes()))
+    with pytest.raises(ConfigError, match=r"does not have the value model's own .*; leave out fallback"):
+        replay(reader, Changes(prior_options={"fallback": False}))

@@ -25,7 +25,7 @@ def test_the_prompt_seen_longest_ago_is_forgotten_and_the_rest_resumes() -> None
     resumed.load_state_dict(json.loads(json.dumps(counts.state_dict())))
     assert len(resumed) == 1
     assert resumed.counts("c") == counts.counts("c")
-    with pytest.raises(ValueError, match="state of Beta counts"):
+    with pytest.raises(ValueError, match="Beta counts: a state has"):
         resumed.load_state_dict({})
 
 
@@ -49,8 +49,8 @@ def test_graded_rewards_count_as_parts_of_a_success() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"initial": (0, 1)}, {"initial": (1, 0)}, {"discount": 0}, {"discount": 1.5}, {"capacity": 0}]
+    "settings", [{"initial": (-1, 1)}, {"initial": (1, -1)}, {"discount": -0.1}, {"discount": 1.5}, {"capacity": 0}]
 )
 def test_bad_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="initial counts > 0"):
+    with pytest.raises(ValueError, match="initial counts >= 0"):
         BetaCounts(**settings)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from v05ray.stats.rates import expected_calibration_error
 from v05ray.types import Prior
-from v05ray.value.trust import Outcome, PriorTrust, expected_calibration_error, fit_platt
+from v05ray.value.trust import Outcome, PriorTrust, fit_platt
 
 SCORES = st.floats(-1, 1)
 OUTCOMES = st.lists(st.tuples(st.one_of(st.none(), SCORES), SCORES, st.integers(1, 16)), max_size=12)

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from v05ray.budget.allot import allot
-from v05ray.budget.base import Evidence, Judgement, Rule, check_state, rule
+from v05ray.budget.base import Evidence, Judgement, Rule, rule
 from v05ray.stats.history import BetaCounts
+from v05ray.stats.state import check_state
 
 
 class _Allotted(Rule, Protocol):
@@ -112,6 +113,8 @@ class KnapsackRule(_Allotted):
         Raises `ValueError` for a value out of range.
         """
         super().__init__(mean_rollouts, n_min, n_max)
+        if not discount > 0:
+            raise ValueError(f"discount must be > 0, got {discount}")
         self._history = BetaCounts(discount=discount, capacity=capacity)
 
     def worth(self, p: float, n: int) -> float:
@@ -136,5 +139,5 @@ class KnapsackRule(_Allotted):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"history"})
+        check_state(f"budget rule {self.name!r}", state, {"history"})
         self._history.load_state_dict(state["history"])

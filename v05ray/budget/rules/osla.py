@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from v05ray.budget.base import Evidence, Judgement, Rule, check_state, rule
+from v05ray.budget.base import Evidence, Judgement, Rule, rule
 from v05ray.budget.controller import CostController
 from v05ray.stats.moments import RunningMean
 from v05ray.stats.osla import Rounding, target_rollouts
 from v05ray.stats.shrinkage import bias_squared
+from v05ray.stats.state import check_state
 
 LENGTH_FACTOR = 4.0
 """A prompt's cost is scaled by its length by at most this factor, up or down."""
@@ -120,7 +121,7 @@ class OslaRule(Rule):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """What `state_dict` gave; a fixed cost stays as it is set. Other keys in `state` raise `ValueError`."""
-        check_state(self.name, state, {"cost", "length"})
+        check_state(f"budget rule {self.name!r}", state, {"cost", "length"})
         self._length.load_state_dict(state["length"])
         if self._controller and state["cost"] is not None:
             self._controller.cost = float(state["cost"])
