@@ -9,14 +9,17 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from v05ray.rewards.dates import dates
 from v05ray.rewards.intervals import as_union
 from v05ray.rewards.normalise import MOST_CHARS, normalise, text_key
 from v05ray.rewards.numbers import MOST_DIGITS, WrittenNumber, equal_numbers, read_value
 from v05ray.rewards.parts import Answer, take_apart
-from v05ray.rewards.rules import as_fraction, by_letters, by_phrase, by_truth, decide
+from v05ray.rewards.rules import as_fraction, by_letters, by_marks, by_phrase, by_truth, decide
 from v05ray.rewards.units import equal_compounds, equal_quantities, split_unit, units_agree
 
 _MOST_ITEMS = 64
+_WHOLE_RULES = (by_letters, by_truth, by_phrase, by_marks, dates, equal_compounds)
+"""Of answers that would come apart at their commas and spaces."""
 
 
 class Equality:
@@ -41,12 +44,8 @@ class Equality:
             return True
         if (one := read_value(a)) and (other := read_value(b)):
             return equal_numbers(one, other) or _within(one, other, tolerance)
-        for rule in (
-            by_letters,
-            by_truth,
-            by_phrase,
-            equal_compounds,
-        ):  # of what would come apart at its commas and spaces
+        a, b = _without_one_domain(a, b)
+        for rule in _WHOLE_RULES:
             decided = rule(a, b)
             if decided is not None:
                 return decided
@@ -189,6 +188,15 @@ def _in_cents(text: str, normalised: str) -> tuple[bool, Fraction] | None:
     return None if number is None else (in_cents, number.value * (1 if in_cents else 100))
 
 
+_DOMAIN = re.compile(r"(?<=\S)\s*,?\s*\(?\s*[a-z]\s*\\in\s*(?:\\mathbb\{)?[NZ]\}?(?:[_^]\{?[*+]\}?)?\s*\)?$")
+
+
+def _without_one_domain(wanted: str, given: str) -> tuple[str, str]:
+    r"""`2k\pi, k \in Z` may be given as 2k\pi, and the other way round; two domains are compared."""
+    short, other_short = _DOMAIN.sub("", wanted), _DOMAIN.sub("", given)
+    return (short, other_short) if (short == wanted) != (other_short == given) else (wanted, given)
+
+
 def _names_differ(items: Sequence[Answer]) -> bool:
     """Of `a=1, b=2`, whose values alone are in the order of the names; `x=1, x=2` are two values of one."""
     return len({item.name for item in items}) > 1 and all(item.name for item in items)
@@ -218,12 +226,14 @@ def _is_no_mathematics(text: str) -> bool:
     return bool(re.search(rf"\d{{{MOST_DIGITS},}}", text)) or not _braces_close(text)
 
 
-_POWER_OF_NUMBERS = re.compile(r"(\d+)\^\{(\d+)(?:\^\{(\d+)\}|!)?\}")
+_POWER_OF_NUMBERS = re.compile(r"(\d+|\))\^\{-?(\d+)(?:\^\{(\d+)\}|!)?\}")
 _FACTORIAL = re.compile(r"(\d+)(!+)")
 _MOST_EVALUATED = 600
 _TANGLED = re.compile(r"[-+|(\[{]{12}|[-+|]{6}|(?:\\frac\{1\}\{|\\sqrt\{){9}")
 """What no answer has, and math-verify's grammar reads in exponential time."""
 _MOST_DIGITS_EVALUATED = 10**5
+_LARGEST_EXPANSION = 2000
+"""Of a power of something in parentheses, which mathematics may multiply out."""
 
 
 def _is_too_large(text: str) -> bool:
@@ -234,7 +244,7 @@ def _is_too_large(text: str) -> bool:
         if second and int(exponent) > 1 and int(second) * math.log10(int(exponent)) > 7:
             return True
         power = int(exponent) ** int(second) if second else int(exponent)
-        if power * len(base) > _MOST_DIGITS_EVALUATED:
+        if power * len(base) > (_MOST_DIGITS_EVALUATED if base != ")" else _LARGEST_EXPANSION):
             return True
     return any(len(n) > 5 or int(n) > 20_000 or len(marks) > 1 for n, marks in _FACTORIAL.findall(text))
 

@@ -162,7 +162,7 @@ _PLAIN_INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-
 
 
 def code_to_latex(text: str) -> str:
-    r"""Formulas as programs write them: `sqrt(2)/2`, `2**3`, `3*x`, `pi/2`, `sin(x)`, `infinity`."""
+    r"""Formulas as programs write them: `sqrt(2)/2`, `2**3`, `3*x`, `pi/2`, `sin(x)`, `C(10, 5)`, `infinity`."""
     text = text.replace("**", "^")
     while found := _PLAIN_ROOT.search(text):
         end = _closing_parenthesis(text, found.end())
@@ -170,9 +170,21 @@ def code_to_latex(text: str) -> str:
             break
         root = "\\sqrt{" if found.group(1) == "sqrt" else "\\sqrt[3]{"
         text = f"{text[: found.start()]}{root}{text[found.end() : end]}}}{text[end + 1 :]}"
+    text = _COMBINATIONS.sub(_binomial, text)
     text = _PLAIN_PI.sub(r"\\pi ", text)
     text = _PLAIN_INFINITY.sub(r"\\infty ", text)
     return _PLAIN_FUNCTION.sub(r"\\\1", text)
+
+
+_COMBINATIONS = re.compile(
+    r"(?<![\\A-Za-z])(?:C\((\d+|n),\s*(\d+|k|r)\)|(?:\{\}_\{?(\d+)\}?\s*)C_\{?(\d+)\}?|C_\{?(\d+|n)\}?\^\{?(\d+|k|r|m)\}?)"
+)
+
+
+def _binomial(found: re.Match[str]) -> str:
+    top, bottom = (part for part in found.groups() if part is not None)
+    is_number = top.isdigit() and bottom.isdigit()
+    return found.group() if is_number and int(top) < int(bottom) else rf"\binom{{{top}}}{{{bottom}}}"
 
 
 def _closing_parenthesis(text: str, start: int) -> int | None:
@@ -229,6 +241,7 @@ def one_name_each(text: str) -> str:
 
 
 _FINAL = re.compile(r"(?:\s|\\\\|\\[.,;:! ]|[.;,!:])+$")
+_FACTORIAL_LAST = re.compile(r"(.*[\dnk)}]!)(?:\s|\\[,;: ]|\.)*", re.DOTALL)
 _BACKSLASH_LAST = re.compile(r"(?:\\\s*)+$")
 _SAID_FIRST = re.compile(r"^(?:(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is|:|=)\s*:?\s*)(?=\S)", re.IGNORECASE)
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}")
@@ -236,6 +249,7 @@ _ONE_CELL = re.compile(
     r"\\begin\{(aligned|gathered|split|array|align\*?)\}(?:\{[lcr|]+\})?([^&\\]*)&?([^&]*)\\end\{\1\}"
 )
 _REPEATED = re.compile(r"(\.\d{0,9}?(\d)\2\2+)\s*(?:\.{3}|…)")
+_CHINESE_WORDS = re.compile(r"^约\s*(?=[\d\\.-])|(?<=[分要])条件$")
 _RELATION_FIRST = re.compile(r"^\s*(?:=|\\(?:approx|sim|simeq|therefore|implies|Rightarrow|to)(?![A-Za-z]))\s*(?=\S)")
 
 
@@ -247,10 +261,8 @@ def _cell(found: re.Match[str]) -> str:
 
 def drop_final_punctuation(text: str) -> str:
     r"""A full stop ends the sentence and not the number: `42.`, `3.14.`, `B.`, `5;`, `x = 3,`; `10!` is a factorial."""
-    stripped = _FINAL.sub("", text)
-    if text.rstrip(" .").endswith("!") and re.search(r"[\d)nk}]!$", text.rstrip(" .")):
-        return text.rstrip(" .")
-    return stripped
+    factorial = _FACTORIAL_LAST.fullmatch(text)
+    return factorial.group(1) if factorial else _FINAL.sub("", text)
 
 
 MOST_CHARS = 2000
@@ -284,6 +296,7 @@ def _normalise(text: str) -> str:
     text = one_name_each(text)
     text = code_to_latex(text)
     text = brace_arguments(text)
+    text = _CHINESE_WORDS.sub("", text)
     text = _RELATION_FIRST.sub("", drop_final_punctuation(" ".join(text.split())))
     return unwrap(text)
 

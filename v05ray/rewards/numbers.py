@@ -211,6 +211,8 @@ def read_words(text: str) -> WrittenNumber | None:
     if words[-4:-1] and words[-3:] == ["and", "a", "half"]:
         whole = read_value(" ".join(words[:-3]))
         return None if whole is None else WrittenNumber(sign * (whole.value + Fraction(1, 2)))
+    if sign < 0 and len(words) == 1 and (number := read_number(words[0])) is not None:
+        return WrittenNumber(-number.value, number.digits)
     if words in (["half"], ["quarter"]):
         return WrittenNumber(Fraction(sign, _PARTS[words[0]]))
     if words and words[-1] == "dozen":

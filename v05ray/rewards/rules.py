@@ -22,7 +22,7 @@ _CHOICE = re.compile(
 
 def decide(wanted: str, given: str) -> bool | None:
     """What is decided without mathematics, of two normalised values; None where no rule applies."""
-    for rule in (by_letters, dates, times, _by_ratio, _by_base, by_truth, by_phrase, _by_marks):
+    for rule in (by_letters, dates, times, _by_ratio, _by_base, by_truth, by_phrase, by_marks):
         decided = rule(wanted, given)
         if decided is not None:
             return decided
@@ -156,6 +156,8 @@ _NO_SOLUTION = _PHRASES[0]
 def by_phrase(wanted: str, given: str) -> bool | None:
     r"""Set phrases: `no solution` and `No real solutions`, and \emptyset for it; `does not exist` and `DNE`."""
     a, b = (re.sub(r"\s", "", text.casefold()) for text in (wanted, given))
+    if wanted == "R":  # as files in print have the real numbers
+        a = r"\mathbb{r}"
     for phrases in _PHRASES:
         if a in phrases and a != r"\infty":
             return b in phrases or (phrases is _NO_SOLUTION and b == r"\emptyset")
@@ -165,7 +167,7 @@ def by_phrase(wanted: str, given: str) -> bool | None:
 _MARKS = re.compile(r"[①-⑳](?:[\s,;]*(?:和|与)?\s*[①-⑳])*")
 
 
-def _by_marks(wanted: str, given: str) -> bool | None:
+def by_marks(wanted: str, given: str) -> bool | None:
     """Numbered statements: `①③` and `①、③` are one, in any order."""
     if not _MARKS.fullmatch(wanted) and not _MARKS.fullmatch(given):
         return None
