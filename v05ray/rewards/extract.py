@@ -14,6 +14,7 @@ from typing import Literal
 
 from v05ray.rewards.answers import last_tagged
 from v05ray.rewards.normalise import closing_brace, join_thin_groups, normalise, signs_in_words, text_key
+from v05ray.rewards.symbols import without_tags
 from v05ray.rewards.thinking import without_end_of_turn, without_thinking
 
 Place = Literal["tagged", "boxed", "stated", "last"]
@@ -33,8 +34,9 @@ class Extracted:
     """All that the statement says, where `text` is less: `5 because 2 + 3 = 5`, `the limit does not exist`."""
 
 
-_BOX = re.compile(r"(?:\\(?:boxed|fbox|framebox)|(?<![A-Za-z])boxed|\x08oxed)\s*\{")
-# A backslash that was lost, or read as a backspace, leaves `boxed{`.
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_BOX_WITHOUT_BACKSLASH = re.compile(r"(?<![A-Za-z\\])boxed\s*\{|\x08oxed\s*\{")
+"""A backslash that was lost, or read as a backspace."""
 _BRACES = re.compile(
     rf"{_BOX.pattern}|\\boxed\s*(?P<bare>-?\d[\d.,]*|(?<=\s)[A-Za-z](?![A-Za-z])|-?\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\[{{}}\\]|[{{}}]"
 )
@@ -104,6 +106,10 @@ def _inside_tag(tagged: str) -> Extracted | None:
 
 def _boxed(text: str) -> Extracted | None:
     """The last box, or the last few side by side; empty text where it is unterminated or sprayed; None: no box."""
+    if "box" not in text and "\x08" not in text:
+        return None
+    if "\\boxed" not in text and "oxed" in text:
+        text = _BOX_WITHOUT_BACKSLASH.sub(r"\\boxed{", text)
     boxes, unterminated = _boxes(text)
     if not boxes and not unterminated:
         return None
@@ -170,7 +176,9 @@ _EMPHASIS = re.compile(r"(?<![\w)*])(__|\*)(?=[^\s*_])([^*\n]{1,400}?)(?<=\S)\1(
 
 def without_emphasis(text: str) -> str:
     """Without Markdown's marks of emphasis; `2**3` is a power."""
-    return _EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text))
+    if "<" in text:
+        text = without_tags(text)
+    return _EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text.replace("***", "**")))
 
 
 _STATED = re.compile(
@@ -191,7 +199,7 @@ _DISPLAY = re.compile(r"\s*(\$\$.+?\$\$|\\\[.+?\\\])", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?:[.?](?=\s|$|[\"')])|!(?=\s+[A-Z]))|[。！]|\n|;\s+(?=[a-z]{3,})")
 _CLAUSE = re.compile(
     r",?\s+\(?(?:because|since|as|which|where|when|for|from|by|if|and\s+(?:so|thus|not)|so|but|given|after|in\s+total|"
-    r"in\s+all|altogether|not)\b.*$|\s*[—–]\s+.*$",
+    r"in\s+all|altogether|not)\b.*$|\s*[—–]\s+.*$|\s+\((?=[^()]*[A-Za-z]{3})[^()]*\)\s*$",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -219,6 +227,11 @@ _NAMED_CHOICE = re.compile(
     r"|(?<![\w\\])\(?([A-J])\)?\s+is\s+the\s+(?:(?:correct|right|best)\s+)?(?:answer|option|choice)\b)(?!.*\banswer)",
     re.DOTALL,
 )
+_SUPPOSED = re.compile(
+    r"\b(?:might|may|could|would|can)\s+(?:\w+\s+)?(?:think|guess|believe|assume|suppose|expect|say|conclude)\b[^.\n]*$"
+)
+_CONTRAST = re.compile(r"^not\s+[^,.;]{1,40}?(?:,\s*(?:but|it\s+is|it's|rather)|\s+but)\s+", re.IGNORECASE)
+"""`not 6, it is 5` says 5."""
 _HEDGED = re.compile(
     r"\bnot\b|n't\b|\bor (?:more|less|fewer)\b|\bbetween\b|\bat (?:least|most)\b"
     r"|\b(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower) than\b",
@@ -247,7 +260,9 @@ def _stated(text: str) -> Extracted | None:
     text = text[-_SEARCHED:]
     if named := _final(_NAMED_CHOICE.finditer(text)):
         return Extracted(named.group(1) or named.group(2), "stated", True)
-    found = _final(_STATED.finditer(text))
+    found = _final(
+        one for one in _STATED.finditer(text) if not _SUPPOSED.search(text, max(0, one.start() - 80), one.start())
+    )
     if found is None:
         return None
     start = found.end()
@@ -267,7 +282,7 @@ def _stated(text: str) -> Extracted | None:
     if not re.search(r"\w|\\|[^\x00-\x7f]", said):
         return None
     finished = bool(rest[end:].strip(" .")) or rest[end : end + 1] == "\n" or rest[end:].startswith((". ", ".\n"))
-    said = said.strip(": ")
+    said = _CONTRAST.sub("", said.strip(": "))
     bare = _CLAUSE.sub("", said) or said
     value = _value_in(bare) if _is_prose(bare) and not _HEDGED.search(bare) else None
     return Extracted(bare, "stated", finished, value, said if said != bare else None)
@@ -284,7 +299,8 @@ def _sentence_end(text: str) -> int:
 
 _INLINE = re.compile(r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = (
-    r"(?<![\w.\\^{])(?:[-+\u2212\u2013\u2014](?=[\d.$€£√\\]))?[$€£¥]?(?:\d{1,3}(?:[,\u202f\u2009]\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))"
+    r"(?<![\w.\\^{])(?:[-+\u2212\u2013\u2014](?=[\d.$€£√\\]))?[$€£¥]?(?:\d{1,3}(?:[,\u202f\u2009]\d{3})+(?!\d)|"
+    r"\d{1,3}(?: \d{3})+(?![\d.,/])|\d+)?(?:\.\d+|(?<=\d))"
     r"(?:\s*(?:\\times|×|[*x])\s*10\s*\^\s*\{?[+-]?\d+\}?|\s*(?:×|x)\s*10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|[eE][+-]?\d+)?"
     r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+)?(?:\s*√\s*\d+|[½¼¾⅓⅔]|\s?(?:π|pi\b)(?:\s*/\s*\d+)?)?"
     r"(?:\s?(?:%|percent\b|°)|\s(?:hundred|thousand|million|billion|trillion|dozen)\b)?"
@@ -351,6 +367,7 @@ _MOST_WHOLE = 120
 """A last line of so many characters may be an answer as it stands."""
 
 
+_CLAUSE_IN_PARENTHESES = re.compile(r"\s+\((?=[^()]*[A-Za-z]{3})[^()]*\)$")
 _DOES = re.compile(r"\b(?:does not exist|diverges|converges|do not exist)$")
 
 
@@ -367,7 +384,8 @@ def _last(text: str) -> Extracted | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = lines[-1] if lines else ""
     sentence = line.rstrip(".。 ")
-    value = _value_in(line) if _is_prose(line) or _INLINE.search(line) else None
+    bare = _CLAUSE_IN_PARENTHESES.sub("", sentence)
+    value = _value_in(bare) if _is_prose(line) or _INLINE.search(line) else None
     if value is not None and _is_denied(line, value):
         return None
     named = _named_last(sentence) if value is None and _is_prose(line) else None

@@ -253,6 +253,16 @@ _CHINESE_WORDS = re.compile(r"^约\s*(?=[\d\\.-])|(?<=[分要])条件$")
 _RELATION_FIRST = re.compile(r"^\s*(?:=|\\(?:approx|sim|simeq|therefore|implies|Rightarrow|to)(?![A-Za-z]))\s*(?=\S)")
 
 
+_ALIGNED = re.compile(r"\\begin\{(aligned|align\*?|split|gathered)\}((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL)
+
+
+def _rows(found: re.Match[str]) -> str:
+    """One chain of equations in several rows: `x &= 2+3 \\\\ &= 5`."""
+    rows = [row.replace("&", " ").strip() for row in found.group(2).split("\\\\")]
+    rows = [row for row in rows if row]
+    return " ".join(rows) if all(row.startswith("=") for row in rows[1:]) else found.group()
+
+
 def _cell(found: re.Match[str]) -> str:
     """What an environment of a single row holds: `\\begin{aligned} x &= 5 \\end{aligned}` is no table."""
     left, right = found.group(2), found.group(3)
@@ -269,6 +279,8 @@ MOST_CHARS = 2000
 """Longer texts are no answers that mathematics could compare."""
 
 
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
+
 _SIGN_WORD = re.compile(
     r"(?<![\d)}\]$]\s)(?<!\b[A-Za-z]\s)\b(?:minus|negative)\s+(?=[\d.]|\\[dtc]?frac|\\sqrt|\\pi)", re.IGNORECASE
 )
@@ -281,6 +293,8 @@ def signs_in_words(text: str) -> str:
 
 def normalise(text: str) -> str:
     """The answer in its one way of writing; may be empty. A text of more than `MOST_CHARS` stays as it is."""
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text  # most answers
     return _normalise(text) if len(text) <= MOST_CHARS else text.strip()
 
 
@@ -291,7 +305,7 @@ def _normalise(text: str) -> str:
     text = unwrap(drop_final_punctuation(unicode_to_latex(text)))
     text = drop_currency(text)
     text = drop_math_marks(unwrap(text))
-    text = drop_spacing_and_style(_ONE_CELL.sub(_cell, _COLOUR.sub("", text)))
+    text = drop_spacing_and_style(_ALIGNED.sub(_rows, _ONE_CELL.sub(_cell, _COLOUR.sub("", text))))
     text = _SAID_FIRST.sub("", unwrap_fonts(text).strip())
     text = one_name_each(text)
     text = code_to_latex(text)

@@ -123,8 +123,19 @@ def unicode_to_latex(text: str) -> str:
 _ENTITY = re.compile(r"&(?:#\d{1,6}|#x[0-9a-fA-F]{1,5}|[A-Za-z]{2,8});")
 
 
+_TAG = re.compile(r"</?(?:b|strong|i|em|u|span|p|code)>|<br\s*/?>", re.IGNORECASE)
+_SUPERSCRIPT_TAG = re.compile(r"<sup>([^<>]{1,40})</sup>", re.IGNORECASE)
+
+
+def without_tags(text: str) -> str:
+    """Without tags of emphasis: `<b>5</b>` is 5, `x<sup>2</sup>` x^{2}."""
+    text = _SUPERSCRIPT_TAG.sub(r"^{\1}", text)
+    return _TAG.sub(lambda tag: "\n" if tag.group()[1:3].casefold() == "br" else "", text)
+
+
 def html_to_characters(text: str) -> str:
-    """Of text that was taken from a page: `x &lt; 5`, `5&nbsp;cm`, `90&deg;`."""
+    """Of text that was taken from a page: `x &lt; 5`, `5&nbsp;cm`, `90&deg;`, `<b>5</b>`."""
+    text = without_tags(text) if "<" in text else text
     return _ENTITY.sub(lambda entity: html.unescape(entity.group()), text) if "&" in text else text
 
 

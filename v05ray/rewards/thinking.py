@@ -13,7 +13,11 @@ _CLOSE = re.compile(
     r"|<\|channel\|>\s*final\b[^<]{0,40}<\|message\|>|assistantfinal",
     re.IGNORECASE,
 )
-_SPECIAL = re.compile(r"(?:\s*(?:</s>|<eos>|<end_of_turn>|<[|｜][^|｜<>]{1,40}[|｜]>))+\s*$")
+_MAY_THINK = re.compile(r"[<\u25c1]|THINK\]|[Tt]hink\]|assistantfinal|\A\s*analysis[A-Z]")
+"""Found in one fast pass; most responses have no thinking of their own."""
+_SPECIAL = re.compile(
+    r"(?:\s*(?:[■□∎]|\$?\\(?:blacksquare|square|qed)\b\$?|Q\.?E\.?D\.?|</s>|<eos>|<end_of_turn>|<[|｜][^|｜<>]{1,40}[|｜]>))+\s*$"
+)
 """Tokens that end a turn, where the engine leaves them in the text."""
 
 
@@ -22,6 +26,8 @@ def without_thinking(response: str) -> str | None:
 
     A template may have opened the thinking itself, so an end without a beginning counts.
     """
+    if not _MAY_THINK.search(response):
+        return response
     ends = [found.end() for found in _CLOSE.finditer(response)]
     rest = response[ends[-1] :] if ends else response
     opened = _OPEN.search(rest)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.rewards.cases import EQUAL
@@ -72,10 +72,11 @@ def test_a_rewriting_says_the_same_from_both_sides(rewriting):
     assert missed == []
 
 
+@settings(max_examples=20)
 @given(st.integers(12, 300), st.integers(2, 9), st.sampled_from([-1, 1]))
 def test_neighbours_of_large_powers_are_other_numbers(power, base, change):
     assert is_right(f"{base}^{{{power}}}", rf"\boxed{{{base}^{{{power}}}}}")
-    assert not is_right(f"{base}^{{{power}}}", rf"\boxed{{{base}^{{{power}}}{change:+d}}}") or base**power < 1
+    assert not is_right(f"{base}^{{{power}}}", rf"\boxed{{{base}^{{{power}}}{change:+d}}}")
     assert is_right(f"{base}^{{{power}}}", rf"\boxed{{{base**power}}}")
     assert not is_right(f"{base}^{{{power}}}", rf"\boxed{{{base**power + change}}}")
 
