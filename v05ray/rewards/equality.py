@@ -115,7 +115,7 @@ class Equality:
     def _by_mathematics(self, wanted: str, given: str, tolerance: float | None) -> bool:
         if _is_no_mathematics(wanted) or _is_no_mathematics(given):
             return False
-        if _differ_in_case(wanted, given) or _differ_in_indices(wanted, given):
+        if _differ_in_case(wanted, given) or _differ_in_indices(wanted, given) or _primes(wanted) != _primes(given):
             return False
         from math_verify.errors import TimeoutException
 
@@ -262,6 +262,11 @@ _INDEXED = re.compile(
     r"(?<![\\A-Za-z])[A-Za-z]_\{[^{}]*\}"
     r"|\\(?!(?:log|lg|ln|sum|prod|int|lim|max|min|sup|inf|binom|bigcup|bigcap)_)[A-Za-z]+_\{[^{}]*\}"
 )
+
+
+def _primes(text: str) -> int:
+    """`x'` and `x` are two functions; latex2sympy drops the prime."""
+    return text.count("'") + text.count("\\prime")
 
 
 def _differ_in_indices(wanted: str, given: str) -> bool:

@@ -316,6 +316,7 @@ def _normalise(text: str) -> str:
 
 
 _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=[a-z]{3})")
+_QUOTED = re.compile(r"^(['\"])(.*)\1$", re.DOTALL)
 _WORDY = re.compile(r"[A-Za-z]{2,}")
 _LOOSE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -327,7 +328,7 @@ def text_key(normalised: str) -> str:
     `(1, 2)` and `(1,2)`; `East` and `east`; `x` and `X` differ, for a letter alone is a symbol; `1 2` and `12` differ,
     for the space between two digits parts numbers.
     """
-    text = normalised.strip("'\" ")
+    text = _QUOTED.sub(r"\2", normalised.strip())
     bare = _COMMAND.sub(" ", text)
     if _WORDY.search(bare) and not re.search(r"[=^_{}]", text):
         text = _ARTICLE.sub("", text.casefold())
