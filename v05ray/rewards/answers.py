@@ -2,13 +2,22 @@
 
 import re
 
+from v05ray.rewards.normalise import join_thin_groups, signs_in_words
+
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 # A sign counts only where no number or word stands before it: `10-5` ends in 5, `x = -5` in -5. A number of several
 # groups (1,234) is one number; `3, 4` is two.
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-# Minus signs as people and models write them.
-_DASHES = str.maketrans(dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\ufe63\uff0d", "-"))
+# Minus signs as people and models write them, and the digits of East Asian fonts.
+_ASCII = str.maketrans(
+    dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-")
+    | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
+)
+
+
+# A space parts a sign from its number only behind an equals sign; at the start of a line it is a list's dash.
+_FAR_SIGN = re.compile(r"(?<=[=(\u2248])\s*-\s+(?=\d)")
 
 
 # One pass each: responses are long, come from a policy under training, and are read in the training loop's process.
@@ -44,7 +53,8 @@ def last_number(text: str) -> str | None:
 
     Compared as text, so that no length of digits is too long.
     """
-    found = _NUMBER.findall(text.translate(_DASHES))
+    text = signs_in_words(join_thin_groups(text))
+    found = _NUMBER.findall(_FAR_SIGN.sub("-", text.translate(_ASCII)))
     return _shortest(found[-1]) if found else None
 
 

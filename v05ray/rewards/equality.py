@@ -4,22 +4,22 @@ The order is that of cost and of certainty. math-verify and sympy come last, for
 they are known to get wrong is kept from them or checked after them; each rule is a function with its cases.
 """
 
+import math
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from fractions import Fraction
 
+from v05ray.rewards.dates import dates
+from v05ray.rewards.intervals import as_union
 from v05ray.rewards.normalise import MOST_CHARS, normalise, text_key
-from v05ray.rewards.numbers import (
-    MOST_DIGITS,
-    WrittenNumber,
-    equal_numbers,
-    read_number,
-    read_words,
-)
+from v05ray.rewards.numbers import MOST_DIGITS, WrittenNumber, equal_numbers, read_value
 from v05ray.rewards.parts import Answer, take_apart
-from v05ray.rewards.units import split_unit, units_agree
+from v05ray.rewards.rules import as_fraction, by_letters, by_marks, by_phrase, by_truth, decide
+from v05ray.rewards.units import equal_compounds, equal_quantities, split_unit, units_agree
 
 _MOST_ITEMS = 64
+_WHOLE_RULES = (by_letters, by_truth, by_phrase, by_marks, dates, equal_compounds)
+"""Of answers that would come apart at their commas and spaces."""
 
 
 class Equality:
@@ -38,14 +38,25 @@ class Equality:
         a, b = normalise(wanted), normalise(given)
         if not a or not b:
             return False
+        if (money := _in_cents(wanted, a)) and (other_money := _in_cents(given, b)) and money[0] != other_money[0]:
+            return money[1] == other_money[1]
         if text_key(a) == text_key(b):
             return True
         if (one := read_value(a)) and (other := read_value(b)):
             return equal_numbers(one, other) or _within(one, other, tolerance)
-        by_letters = _by_letters(a, b)
-        return self._answers(take_apart(a), take_apart(b), tolerance) if by_letters is None else by_letters
+        a, b = _without_one_domain(a, b)
+        for rule in _WHOLE_RULES:
+            decided = rule(a, b)
+            if decided is not None:
+                return decided
+        a, b = as_union(a), as_union(b)
+        if text_key(a) == text_key(b):
+            return True
+        return self._answers(take_apart(a), take_apart(b), tolerance)
 
     def _answers(self, wanted: Answer, given: Answer, tolerance: float | None) -> bool:
+        if (equations := _as_equations(wanted, given)) is not None:
+            return self._by_mathematics(*equations, tolerance)
         if wanted.name and given.name and not _same_name(wanted.name, given.name):
             return False
         if wanted.items or given.items:
@@ -57,6 +68,10 @@ class Equality:
             return True
         if _is_relation(wanted) != _is_relation(given):  # `x > 3` and `(3, \infty)`
             return self._by_mathematics(wanted.text, given.text, tolerance)
+        if (one := _only_item(wanted)) and not _only_item(given):
+            return self._answers(one, given, tolerance)
+        if (other := _only_item(given)) and not _only_item(wanted):
+            return self._answers(wanted, other, tolerance)
         if not _enclosures_agree(wanted, given):
             return False
         if "\\pm" in wanted.text + given.text and not (wanted.items and given.items):
@@ -66,7 +81,7 @@ class Equality:
             return False
         if all(self._answers(x, y, tolerance) for x, y in zip(a, b, strict=True)):
             return True
-        if wanted.order == "given" or given.opening in ("(", "["):
+        if wanted.order == "given" or given.opening in ("(", "[") or _names_differ(a) != _names_differ(b):
             return False
         return self._in_any_order(a, b, tolerance)
 
@@ -85,20 +100,22 @@ class Equality:
             return True
         if (one := read_value(wanted)) and (other := read_value(given)):
             return equal_numbers(one, other) or _within(one, other, tolerance)
+        by_rule = decide(wanted, given)
+        if by_rule is not None:
+            return by_rule
         measured, other_measured = split_unit(wanted), split_unit(given)
         if measured or other_measured:
             if measured and other_measured and not units_agree(measured.unit, other_measured.unit):
-                return False
+                return equal_quantities(measured, other_measured)
             return self._values(
                 measured.value if measured else wanted, other_measured.value if other_measured else given, tolerance
             )
-        by_rule = _by_rule(wanted, given)
-        return self._by_mathematics(wanted, given, tolerance) if by_rule is None else by_rule
+        return self._by_mathematics(as_fraction(wanted) or wanted, as_fraction(given) or given, tolerance)
 
     def _by_mathematics(self, wanted: str, given: str, tolerance: float | None) -> bool:
         if _is_no_mathematics(wanted) or _is_no_mathematics(given):
             return False
-        if _differ_in_case(wanted, given) or _differ_in_indices(wanted, given):
+        if _differ_in_case(wanted, given) or _differ_in_indices(wanted, given) or _primes(wanted) != _primes(given):
             return False
         from math_verify.errors import TimeoutException
 
@@ -110,21 +127,35 @@ class Equality:
             raise TimeoutError(f"math-verify took longer than {self._timeout_s} s") from error
 
 
-@lru_cache(maxsize=8192)
-def read_value(text: str) -> WrittenNumber | None:
-    """A number in figures or in words."""
-    return read_number(text) or read_words(text)
-
-
 def _within(wanted: WrittenNumber, given: WrittenNumber, tolerance: float | None) -> bool:
     return tolerance is not None and abs(wanted.value - given.value) <= tolerance
 
 
+def _as_equations(wanted: Answer, given: Answer) -> tuple[str, str] | None:
+    """Two equations of the same curve may be solved for different names, or for none: `y = 2x+1`, `2x - y + 1 = 0`."""
+    if wanted.items or given.items or len(wanted.name) > 1 or len(given.name) > 1:
+        return None
+    if wanted.name and given.name:
+        if wanted.name == given.name or wanted.name not in given.text or given.name not in wanted.text:
+            return None
+    elif not (wanted.name and "=" in given.text) and not (given.name and "=" in wanted.text):
+        return None
+    texts = [f"{answer.name}={answer.text}" if answer.name else answer.text for answer in (wanted, given)]
+    return texts[0], texts[1]
+
+
 def _same_name(wanted: str, given: str) -> bool:
     """`x = 5` is not `y = 5`; `f(x) = ..` and `f = ..` are of one function, `y = ..` and `f(x) = ..` of one graph."""
-    a, b = (re.sub(r"\(.*\)$", "", name) for name in (wanted, given))
+    a, b = wanted, given
+    if ("(" in a) != ("(" in b):  # `f(2)` and `f(3)` are two values
+        a, b = (re.sub(r"\([A-Za-z,]*\)$", "", name) for name in (wanted, given))
     graph = {"y", "f", "f(x)", "y(x)", "g(x)"}
     return a == b or (wanted in graph and given in graph and "y" in (a, b))
+
+
+def _only_item(answer: Answer) -> Answer | None:
+    r"""Of a set of one: `\{5\}` may be given as 5."""
+    return answer.items[0] if answer.opening == "{" and len(answer.items) == 1 else None
 
 
 def _enclosures_agree(wanted: Answer, given: Answer) -> bool:
@@ -135,113 +166,44 @@ def _enclosures_agree(wanted: Answer, given: Answer) -> bool:
     a, b = (wanted.opening, wanted.closing), (given.opening, given.closing)
     if a == b:
         return True
+    if len(wanted.items) > 2 and {a, b} == {("(", ")"), ("[", "]")}:  # of three or more values it is no interval
+        return True
     bare = ("", "")
     if a == bare:
         return b in (("(", ")"), ("{", "}"))
     return b == bare and a in (("(", ")"), ("{", "}"))
 
 
+_DOLLARS = re.compile(r"\\?\$|\bdollars?\b")
+_CENTS = re.compile(r"(?<![a-z])cents?\b|¢")
+
+
+def _in_cents(text: str, normalised: str) -> tuple[bool, Fraction] | None:
+    r"""Whether money is in cents as written, and its amount in cents: `\$0.05` and `5 cents` are one."""
+    in_cents = _CENTS.search(text) is not None
+    if not in_cents and not _DOLLARS.search(text):
+        return None
+    measured = split_unit(normalised.replace("¢", " cents"))
+    number = read_value(measured.value if measured else normalised)
+    return None if number is None else (in_cents, number.value * (1 if in_cents else 100))
+
+
+_DOMAIN = re.compile(r"(?<=\S)\s*,?\s*\(?\s*[a-z]\s*\\in\s*(?:\\mathbb\{)?[NZ]\}?(?:[_^]\{?[*+]\}?)?\s*\)?$")
+
+
+def _without_one_domain(wanted: str, given: str) -> tuple[str, str]:
+    r"""`2k\pi, k \in Z` may be given as 2k\pi, and the other way round; two domains are compared."""
+    short, other_short = _DOMAIN.sub("", wanted), _DOMAIN.sub("", given)
+    return (short, other_short) if (short == wanted) != (other_short == given) else (wanted, given)
+
+
+def _names_differ(items: Sequence[Answer]) -> bool:
+    """Of `a=1, b=2`, whose values alone are in the order of the names; `x=1, x=2` are two values of one."""
+    return len({item.name for item in items}) > 1 and all(item.name for item in items)
+
+
 def _is_relation(answer: Answer) -> bool:
     return not answer.items and re.search(r"[<>]|\\(?:le|ge)(?![A-Za-z])", answer.text) is not None
-
-
-_TIME = re.compile(r"(\d{1,2}:\d{2}(?::\d{2})?)\s*([ap])?\.?\s*(?:m\.?)?", re.IGNORECASE)
-_RATIO = re.compile(r"\s*([^:]+?)\s*:\s*([^:]+?)(?:\s*:\s*([^:]+?))?\s*")
-_BASE = re.compile(r"\s*\(?([0-9A-Za-z]+)\)?\s*_\s*\{?\s*(?:\(?(\d+)\)?|(two|eight|sixteen))\s*\}?\s*")
-_LETTERS = re.compile(r"\(?[A-J]\)?[.:]?(?:[\s,;]*(?:and)?\s*\(?[A-J]\)?[.:]?)*")
-_CHOICE = re.compile(r"\s*(?:\(([A-J])\)|([A-J])[.):](?=\s|$))\s*(.*)", re.DOTALL)
-
-
-def _by_rule(wanted: str, given: str) -> bool | None:
-    """What is decided without mathematics; None where no rule applies."""
-    for rule in (_by_letters, _by_time, _by_ratio, _by_base, _by_truth):
-        decided = rule(wanted, given)
-        if decided is not None:
-            return decided
-    return None
-
-
-def _by_letters(wanted: str, given: str) -> bool | None:
-    r"""Choices: `D`, `(D)`, `D.`, `(D) 5` are one; `ABD` and `A, B, D` are one; `B` is another; `5` is `(D) 5`."""
-    chosen = choice(given)
-    if re.fullmatch(r"\(?[A-J]\)?[.:]?", wanted):
-        letter = wanted.strip("().: ")
-        if chosen is not None:
-            return chosen[0] == letter
-        return given.upper() == letter if len(given) == 1 else False
-    if re.fullmatch(r"[A-J]{2,}", wanted) and _LETTERS.fullmatch(given):
-        return sorted(set(re.findall("[A-J]", given))) == sorted(set(wanted))
-    labelled = choice(wanted)
-    if labelled is not None and labelled[1]:  # the reference has letter and text: either of them will do
-        if chosen is not None:
-            return chosen[0] == labelled[0]
-        return labelled[1].casefold() == given.casefold() or given.strip("(). ") == labelled[0]
-    if chosen is not None and chosen[1]:
-        return text_key(chosen[1]) == text_key(wanted) or _equal_numbers_as_text(wanted, chosen[1])
-    return None
-
-
-def _equal_numbers_as_text(wanted: str, given: str) -> bool:
-    one, other = read_value(wanted), read_value(given)
-    return one is not None and other is not None and equal_numbers(one, other)
-
-
-def choice(text: str) -> tuple[str, str] | None:
-    """The letter of a choice, and what follows it: `(D)`, `D.`, `D) 5`, `(D) 5`; `D` alone is its letter too."""
-    if re.fullmatch(r"\s*[A-J]\s*", text):
-        return text.strip(), ""
-    found = _CHOICE.fullmatch(text)
-    return (found.group(1) or found.group(2), found.group(3).strip()) if found else None
-
-
-def _by_time(wanted: str, given: str) -> bool | None:
-    """Times of day are text: `12:00` is not 0, nor infinite; `5:00 p.m.` and `5:00 PM` are one, `5:00` will do."""
-    a, b = _TIME.fullmatch(wanted.strip()), _TIME.fullmatch(given.strip())
-    if not a or not b:
-        return None
-    halves = {half.casefold() for half in (a.group(2), b.group(2)) if half}
-    return a.group(1).lstrip("0") == b.group(1).lstrip("0") and len(halves) < 2
-
-
-def _by_ratio(wanted: str, given: str) -> bool | None:
-    """A ratio's terms are equal one by one; a fraction will do for two terms: `3:4`, `3 : 4`, 3/4."""
-    a, b = _RATIO.fullmatch(wanted), _RATIO.fullmatch(given)
-    if not a and not b:
-        return None
-    ratio, other, text = (a, b, given) if a else (b, a, wanted)
-    terms = [read_number(term) for term in ratio.groups() if term]  # type: ignore[union-attr]
-    if other:
-        others = [read_number(term) for term in other.groups() if term]
-        if len(terms) != len(others) or None in terms or None in others:
-            return None if None in terms and None in others else False
-        return all(x.value == y.value for x, y in zip(terms, others, strict=True))  # type: ignore[union-attr]
-    value = read_number(text)
-    if value is None or len(terms) != 2 or None in terms or not terms[1].value:  # type: ignore[union-attr]
-        return False
-    return terms[0].value / terms[1].value == value.value  # type: ignore[union-attr]
-
-
-_BASE_NAMES = {"two": "2", "eight": "8", "sixteen": "16"}
-
-
-def _by_base(wanted: str, given: str) -> bool | None:
-    """Digits of a base: `2516_8` may be given without its base, never in another one."""
-    a, b = _BASE.fullmatch(wanted), _BASE.fullmatch(given)
-    if not (a and a.group(1)[:1].isdigit()) and not (b and b.group(1)[:1].isdigit()):
-        return None
-    digits = [(found.group(1) if found else text).strip("() ").lstrip("0") for found, text in ((a, wanted), (b, given))]
-    bases = {found.group(2) or _BASE_NAMES[found.group(3)] for found in (a, b) if found}
-    return digits[0].casefold() == digits[1].casefold() and len(bases) == 1 and a is not None
-
-
-_TRUTH = {"true": True, "yes": True, "false": False, "no": False}
-_FAMILIES = ({"true", "false"}, {"yes", "no"})
-
-
-def _by_truth(wanted: str, given: str) -> bool | None:
-    """`true` and `True` are one; yes may stand for true, and no for false."""
-    a, b = _TRUTH.get(wanted.casefold()), _TRUTH.get(given.casefold())
-    return None if a is None and b is None else a == b
 
 
 _NAMES_OF_MATHEMATICS = re.compile(
@@ -255,16 +217,42 @@ def _is_no_mathematics(text: str) -> bool:
     math-verify reads words as products of letters: `no` would equal `on`, `abc` would equal `cab`.
     """
     bare = _NAMES_OF_MATHEMATICS.sub(" ", text)
-    if re.search(r"[A-Za-z]{5,}|[\u3000-\u9fff]|\d:\d|\?|\"", bare):
+    if re.search(r"[A-Za-z]{5,}|[\u3000-\u9fff]|:|\?|\"|(?<![A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}", bare):
         return True
     if re.fullmatch(r"\s*[A-Za-z]{2,4}(?:\s+[A-Za-z]{2,})*\s*", bare) and "\\" not in text:
+        return re.fullmatch(r"[b-df-hj-np-tv-z]{2,3}", text) is None  # without a vowel it is a product: `xy`
+    if len(text) > _MOST_EVALUATED or "\\ldots" in text or _TANGLED.search(text) or _is_too_large(text):
         return True
     return bool(re.search(rf"\d{{{MOST_DIGITS},}}", text)) or not _braces_close(text)
 
 
+_POWER_OF_NUMBERS = re.compile(r"(\d+|\))\^\{-?(\d+)(?:\^\{(\d+)\}|!)?\}")
+_FACTORIAL = re.compile(r"(\d+)(!+)")
+_MOST_EVALUATED = 600
+_TANGLED = re.compile(r"[-+|(\[{]{12}|[-+|]{6}|(?:\\frac\{1\}\{|\\sqrt\{){9}")
+"""What no answer has, and math-verify's grammar reads in exponential time."""
+_MOST_DIGITS_EVALUATED = 10**5
+_LARGEST_EXPANSION = 2000
+"""Of a power of something in parentheses, which mathematics may multiply out."""
+
+
+def _is_too_large(text: str) -> bool:
+    """Whether a power or factorial has so many digits that evaluating it takes longer than any verdict may."""
+    for base, exponent, second in _POWER_OF_NUMBERS.findall(text):
+        if min(len(exponent), len(second or "0")) > 7 or len(exponent) > 7:
+            return True
+        if second and int(exponent) > 1 and int(second) * math.log10(int(exponent)) > 7:
+            return True
+        power = int(exponent) ** int(second) if second else int(exponent)
+        if power * len(base) > (_MOST_DIGITS_EVALUATED if base != ")" else _LARGEST_EXPANSION):
+            return True
+    return any(len(n) > 5 or int(n) > 20_000 or len(marks) > 1 for n, marks in _FACTORIAL.findall(text))
+
+
 def _braces_close(text: str) -> bool:
     plain = re.sub(r"\\.", "", text)
-    return plain.count("{") == plain.count("}")
+    brackets = [sum(map(plain.count, marks)) for marks in ("([", ")]")]
+    return plain.count("{") == plain.count("}") and brackets[0] == brackets[1]
 
 
 _SYMBOL = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
@@ -274,6 +262,11 @@ _INDEXED = re.compile(
     r"(?<![\\A-Za-z])[A-Za-z]_\{[^{}]*\}"
     r"|\\(?!(?:log|lg|ln|sum|prod|int|lim|max|min|sup|inf|binom|bigcup|bigcap)_)[A-Za-z]+_\{[^{}]*\}"
 )
+
+
+def _primes(text: str) -> int:
+    """`x'` and `x` are two functions; latex2sympy drops the prime."""
+    return text.count("'") + text.count("\\prime")
 
 
 def _differ_in_indices(wanted: str, given: str) -> bool:

@@ -5,6 +5,7 @@ the last mathematics or number. Thinking is not searched, an unterminated box is
 answers side by side are one answer of several parts, of which none is chosen.
 """
 
+import json
 import re
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from v05ray.rewards.answers import last_tagged
-from v05ray.rewards.normalise import closing_brace, normalise, signs_in_words, text_key
+from v05ray.rewards.normalise import closing_brace, join_thin_groups, normalise, signs_in_words, text_key
+from v05ray.rewards.symbols import without_tags
+from v05ray.rewards.thinking import without_end_of_turn, without_thinking
 
 Place = Literal["tagged", "boxed", "stated", "last"]
 
@@ -31,25 +34,9 @@ class Extracted:
     """All that the statement says, where `text` is less: `5 because 2 + 3 = 5`, `the limit does not exist`."""
 
 
-_THINKING = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
-_OPEN = re.compile(rf"<({_THINKING})>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
-_CLOSE = re.compile(rf"</(?:{_THINKING})>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
-
-
-def without_thinking(response: str) -> str | None:
-    """What follows the last end of thinking; None where thinking has begun and not ended.
-
-    A template may have opened the thinking itself, so an end without a beginning counts.
-    """
-    ends = [found.end() for found in _CLOSE.finditer(response)]
-    rest = response[ends[-1] :] if ends else response
-    opened = _OPEN.search(rest)
-    if opened is None:
-        return rest
-    return None
-
-
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_BOX_WITHOUT_BACKSLASH = re.compile(r"(?<![A-Za-z\\])boxed\s*\{|\x08oxed\s*\{")
+"""A backslash that was lost, or read as a backspace."""
 _BRACES = re.compile(
     rf"{_BOX.pattern}|\\boxed\s*(?P<bare>-?\d[\d.,]*|(?<=\s)[A-Za-z](?![A-Za-z])|-?\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\[{{}}\\]|[{{}}]"
 )
@@ -87,14 +74,15 @@ def extract(response: str) -> Extracted | None:
     text = without_thinking(response)
     if text is None or not text.strip():
         return None
+    text = without_end_of_turn(text)
     tagged = last_tagged(text)
     if tagged is not None:
         return _inside_tag(tagged)
     boxed = _boxed(text)
     if boxed is not None:
         return boxed if boxed.text else None
-    text = signs_in_words(without_emphasis(text[-_SEARCHED:]))
-    return _stated(text) or _last(text)
+    text = signs_in_words(without_emphasis(join_thin_groups(text[-_SEARCHED:])))
+    return _in_json(text) or _stated(text) or _last(text)
 
 
 def has_finished_answer(response: str) -> bool:
@@ -118,6 +106,10 @@ def _inside_tag(tagged: str) -> Extracted | None:
 
 def _boxed(text: str) -> Extracted | None:
     """The last box, or the last few side by side; empty text where it is unterminated or sprayed; None: no box."""
+    if "box" not in text and "\x08" not in text:
+        return None
+    if "\\boxed" not in text and "oxed" in text:
+        text = _BOX_WITHOUT_BACKSLASH.sub(r"\\boxed{", text)
     boxes, unterminated = _boxes(text)
     if not boxes and not unterminated:
         return None
@@ -184,43 +176,93 @@ _EMPHASIS = re.compile(r"(?<![\w)*])(__|\*)(?=[^\s*_])([^*\n]{1,400}?)(?<=\S)\1(
 
 def without_emphasis(text: str) -> str:
     """Without Markdown's marks of emphasis; `2**3` is a power."""
-    return _EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text))
+    if "<" in text:
+        text = without_tags(text)
+    return _EMPHASIS.sub(r"\2", _BOLD.sub(r"\1", text.replace("***", "**")))
 
 
 _STATED = re.compile(
     r"""(?:
-      \#{3,4}\s*(?![A-Za-z\s])
+      \#{3,4}\s*(?![A-Za-z\s\#])
+    | \#{3,4}[ \t]*(?=[^\n\#]{1,60}\s*\Z)
     | \b(?:the\s+)?(?:final\s+|correct\s+|right\s+|best\s+)?(?:answers?|options?|choices?|result|solution)\b
       (?:[^\n.:=。]{0,40}?)\s*(?:\bis\b|\bare\b|\bwould\s+be\b|[:=：])(?:\s*(?:option|choice)\b)?\s*:?
-    | (?:故选|应选|选)[:：]?\s*(?=[A-J]\b|[($\\（])
-    | (?:答案|选项|结果)[^\n。]{0,10}?(?:是|为|[:：])
+    | (?:故选|应选|(?<!不)选)[:：]?\s*(?=[A-J]{1,6}\b|[($\\（①-⑳])
+    | (?:答案|选项|结果)[^\n。]{0,10}?(?:是|为|[:：])[:：]?
+    | (?:Ответ|答え|解答|정답|답|Réponse|Antwort|Respuesta|Risposta|Resposta)\s*[:：]
+    | ^[ \t]*ans(?:wer)?[.:=]
     )[ \t]*""",
-    re.IGNORECASE | re.VERBOSE,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
 )
 _DISPLAYS = re.compile(r"\$\$[^$]+?\$\$|\\\[.+?\\\]", re.DOTALL)
 _DISPLAY = re.compile(r"\s*(\$\$.+?\$\$|\\\[.+?\\\])", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?:[.?](?=\s|$|[\"')])|!(?=\s+[A-Z]))|[。！]|\n|;\s+(?=[a-z]{3,})")
 _CLAUSE = re.compile(
     r",?\s+\(?(?:because|since|as|which|where|when|for|from|by|if|and\s+(?:so|thus|not)|so|but|given|after|in\s+total|"
-    r"in\s+all|altogether|not)\b.*$|\s*[—–]\s+.*$",
+    r"in\s+all|altogether|not)\b.*$|\s*[—–]\s+.*$|\s+\((?=[^()]*[A-Za-z]{3})[^()]*\)\s*$",
     re.IGNORECASE | re.DOTALL,
 )
 
 
+_JSON_ANSWER = re.compile(
+    r'"(?:final_?)?answer"\s*:\s*("(?:[^"\\\n]|\\.){0,400}"|[^",}\s]{1,100})\s*[,}]', re.IGNORECASE
+)
+
+
+def _in_json(text: str) -> Extracted | None:
+    """Of a response that is an object of JSON: `{"answer": 34}`, `{"answer": "x^2"}`."""
+    found = _final(_JSON_ANSWER.finditer(text))
+    if found is None:
+        return None
+    written = found.group(1)
+    try:
+        value = json.loads(written)
+    except ValueError:
+        value = None
+    return Extracted(value if isinstance(value, str) else written.strip('"'), "stated", True)
+
+
 _NAMED_CHOICE = re.compile(
-    r"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b(?!.*\banswer)",
+    r"(?:\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\(?([A-J])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|answer)\b"
+    r"|(?<![\w\\])\(?([A-J])\)?\s+is\s+the\s+(?:(?:correct|right|best)\s+)?(?:answer|option|choice)\b)(?!.*\banswer)",
     re.DOTALL,
 )
-_HEDGED = re.compile(r"\bnot\b|n't\b|\bor (?:more|less|fewer)\b|\bbetween\b|\bat (?:least|most)\b", re.IGNORECASE)
+_SUPPOSED = re.compile(
+    r"\b(?:might|may|could|would|can)\s+(?:\w+\s+)?(?:think|guess|believe|assume|suppose|expect|say|conclude)\b[^.\n]*$"
+)
+_CONTRAST = re.compile(r"^not\s+[^,.;]{1,40}?(?:,\s*(?:but|it\s+is|it's|rather)|\s+but)\s+", re.IGNORECASE)
+"""`not 6, it is 5` says 5."""
+_HEDGED = re.compile(
+    r"\bnot\b|n't\b|\bor (?:more|less|fewer)\b|\bbetween\b|\bat (?:least|most)\b"
+    r"|\b(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower) than\b",
+    re.IGNORECASE,
+)
 """What makes a number in a statement no answer: `not 7`, `2 or more`."""
+_DENIED_BEFORE = re.compile(
+    r"(?:(?:\bnot|n't|\bcannot)(?:\s+be)?|\b(?:more|less|fewer|greater|larger|smaller|bigger|higher|lower) than)\s+"
+    r"(?:equal\s+(?:to\s+)?)?[$\\(]*$",
+    re.IGNORECASE,
+)
+_DENIED_BEHIND = re.compile(
+    r"[$\\)]*\s*(?:or\s+(?:more|less|fewer)\b|(?:is|was|would\s+be)\s+(?:wrong|incorrect|not|impossible)\b)",
+    re.IGNORECASE,
+)
+_WITHDRAWN = re.compile(
+    r"\bI\s+(?:made|was\s+wrong|mis\w+)|\b(?:scratch\s+that|oops|my\s+mistake)\b"
+    r"|\bthat(?:'s|\s+is|\s+was)\s+(?:wrong|incorrect|not\s+right)\b",
+    re.IGNORECASE,
+)
+"""A statement with one of these behind it, and a number behind that, is taken back."""
 
 
 def _stated(text: str) -> Extracted | None:
     """What the last statement of an answer says."""
     text = text[-_SEARCHED:]
     if named := _final(_NAMED_CHOICE.finditer(text)):
-        return Extracted(named.group(1), "stated", True)
-    found = _final(_STATED.finditer(text))
+        return Extracted(named.group(1) or named.group(2), "stated", True)
+    found = _final(
+        one for one in _STATED.finditer(text) if not _SUPPOSED.search(text, max(0, one.start() - 80), one.start())
+    )
     if found is None:
         return None
     start = found.end()
@@ -234,11 +276,13 @@ def _stated(text: str) -> Extracted | None:
         start += len(rest) - len(rest.lstrip())
         rest = text[start:]
     end = _sentence_end(rest)
+    if (taken_back := _WITHDRAWN.search(rest, end)) and re.search(r"\d", rest[taken_back.end() :]):
+        return None
     said = rest[:end].strip()
     if not re.search(r"\w|\\|[^\x00-\x7f]", said):
         return None
     finished = bool(rest[end:].strip(" .")) or rest[end : end + 1] == "\n" or rest[end:].startswith((". ", ".\n"))
-    said = said.strip(": ")
+    said = _CONTRAST.sub("", said.strip(": "))
     bare = _CLAUSE.sub("", said) or said
     value = _value_in(bare) if _is_prose(bare) and not _HEDGED.search(bare) else None
     return Extracted(bare, "stated", finished, value, said if said != bare else None)
@@ -255,13 +299,18 @@ def _sentence_end(text: str) -> int:
 
 _INLINE = re.compile(r"(?<!\\)\$\$(.+?)\$\$|(?<![\\$])\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = (
-    r"(?<![\w.\\^{])(?:[-+\u2212\u2013\u2014](?=[\d.$€£√\\]))?[$€£¥]?(?:\d{1,3}(?:[,\u202f\u2009]\d{3})+(?!\d)|\d+)?(?:\.\d+|(?<=\d))"
+    r"(?<![\w.\\^{])(?:[-+\u2212\u2013\u2014](?=[\d.$€£√\\]))?[$€£¥]?(?:\d{1,3}(?:[,\u202f\u2009]\d{3})+(?!\d)|"
+    r"\d{1,3}(?: \d{3})+(?![\d.,/])|\d+)?(?:\.\d+|(?<=\d))"
     r"(?:\s*(?:\\times|×|[*x])\s*10\s*\^\s*\{?[+-]?\d+\}?|\s*(?:×|x)\s*10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+|[eE][+-]?\d+)?"
-    r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+)?(?:\s*√\s*\d+|[½¼¾⅓⅔])?\s?(?:%|percent\b|°)?"
+    r"(?:\s+\d+\s*/\s*\d+|\s*/\s*\d+)?(?:\s*√\s*\d+|[½¼¾⅓⅔]|\s?(?:π|pi\b)(?:\s*/\s*\d+)?)?"
+    r"(?:\s?(?:%|percent\b|°)|\s(?:hundred|thousand|million|billion|trillion|dozen)\b)?"
 )
+_END = r"[-+\u2212]?(?:\d+(?:\.\d+)?(?:/\d+)?|∞|\\infty)"
 _LATEX = (
-    r"[-+]?\d*\s*\\[dtc]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}(?:\s*\\(?:pi|sqrt\{[^{}]*\}))?|[-+]?\d*\s*\\sqrt(?:\[\d\])?\{[^{}]*\}"
-    r"|[-+]?\d*\s*\\pi(?![A-Za-z])|\d+(?:\s*:\s*\d+)+"
+    r"[-+]?(?:\d+\s*)?\\[dtc]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}(?:\s*\\(?:pi|sqrt\{[^{}]*\}))?|[-+]?(?:\d+\s*)?\\sqrt(?:\[\d\])?\{[^{}]*\}"
+    r"|[-+]?(?:\d+\s*)?\\pi(?![A-Za-z])|\d+(?:\s*:\s*\d+)+|[-+]?(?:\d+\s*(?:\*\s*)?)?(?<![A-Za-z])sqrt\([^()]{1,40}\)(?:\s*/\s*\d+)?"
+    r"|(?<!from\s)(?<![\w.])\d+(?:\.\d+)?(?:[–—]|\s+to\s+)\d+(?:\.\d+)?(?![\w.]\d)"
+    rf"|[\[(]\s*{_END}\s*(?:,\s*{_END}\s*)+[\])]"
 )
 _NUMBERS = re.compile(rf"(?:{_LATEX}|√\d+|{_NUMBER})")
 _LIST = re.compile(rf"{_NUMBER}(?:\s*(?:,|;|\b(?:and|or)\b|,\s*(?:and|or)\b)\s*{_NUMBER})+\s*$")
@@ -294,7 +343,7 @@ def _value_in(text: str) -> str | None:
 
 _PROSE = re.compile(
     r"(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|ln|exp|max|min|gcd|lcm|mod|sqrt|pi|arcsin|arccos|arctan)\b)[A-Za-z]{2,}"
-    r"|[\u4e00-\u9fff]"
+    r"|[\u0400-\u04ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
 )
 
 
@@ -304,7 +353,7 @@ def _is_prose(text: str) -> bool:
 
 
 _NAMED = re.compile(
-    r".*\b(?:is|are|be|was|equals?|choose|choosing|select|pick)\s+(?:the\s+|option\s+|choice\s+)?([^.]{1,40})$"
+    r".*(?:\b(?:is|are|be|was|equals?|choose|choosing|select|pick)|\b[Ii]t's)\s+(?:the\s+|option\s+|choice\s+)?([^.]{1,40})$"
 )
 
 
@@ -318,6 +367,16 @@ _MOST_WHOLE = 120
 """A last line of so many characters may be an answer as it stands."""
 
 
+_CLAUSE_IN_PARENTHESES = re.compile(r"\s+\((?=[^()]*[A-Za-z]{3})[^()]*\)$")
+_DOES = re.compile(r"\b(?:does not exist|diverges|converges|do not exist)$")
+
+
+def _is_denied(line: str, value: str) -> bool:
+    """Whether the line says that its last value is not the answer: `it is not 34`, `34 or more`, `34 is wrong`."""
+    start = line.rfind(value)
+    return bool(_DENIED_BEFORE.search(line[:start]) or _DENIED_BEHIND.match(line, start + len(value)))
+
+
 def _last(text: str) -> Extracted | None:
     """Without any mark: the last line, if it is short, and the last mathematics or number of all."""
     text = text[-_READ:]
@@ -325,10 +384,15 @@ def _last(text: str) -> Extracted | None:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = lines[-1] if lines else ""
     sentence = line.rstrip(".。 ")
-    value = _value_in(line) if _is_prose(line) or _INLINE.search(line) else None
+    bare = _CLAUSE_IN_PARENTHESES.sub("", sentence)
+    value = _value_in(bare) if _is_prose(line) or _INLINE.search(line) else None
+    if value is not None and _is_denied(line, value):
+        return None
     named = _named_last(sentence) if value is None and _is_prose(line) else None
     if value is None and display is not None:
         value = display.group()
+    if value is None and (does := _DOES.search(sentence)):
+        value = does.group()
     if value is None:
         value = named or (_value_in(text) if len(lines) > 1 or len(line) > _MOST_WHOLE else None)
     whole = sentence if len(sentence) <= _MOST_WHOLE and (len(lines) == 1 or len(sentence) <= 40) else None

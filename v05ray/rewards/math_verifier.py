@@ -2,15 +2,19 @@
 
 import re
 
-from v05ray.rewards.equality import Equality, choice
+from v05ray.rewards.equality import Equality
 from v05ray.rewards.extract import Extracted, extract
 from v05ray.rewards.judged import Judged
 from v05ray.rewards.normalise import normalise
 from v05ray.rewards.parts import Answer, take_apart
 from v05ray.rewards.references import read_reference
+from v05ray.rewards.rules import choice
 from v05ray.rewards.units import split_unit
 from v05ray.types import Prompt
 
+_SEVERAL_LETTERS = re.compile(
+    r"(?<![A-Za-z])[A-J]\)?\s*(?:[,;/&|]|,?\s*(?:and|or)\s)\s*(?:and\s|or\s)?\s*\(?[A-J](?![A-Za-z])"
+)
 _LETTER = re.compile(r"\(?[A-J]\)?")
 
 
@@ -35,8 +39,9 @@ class MathVerifier:
             return True
         if found.sentence is not None and self._equality.equal(wanted, found.sentence, tolerance):
             return True
-        if found.place in ("stated", "last") and found.text.endswith("!"):  # of a sentence, where it is no factorial
-            return self._equality.equal(wanted, found.text.rstrip("! "), tolerance)
+        is_exclaimed = found.place in ("stated", "last") and found.text.endswith("!")  # where it is no factorial
+        if is_exclaimed and self._equality.equal(wanted, found.text.rstrip("! "), tolerance):
+            return True
         if _LETTER.fullmatch(normalise(wanted)) and (letter := _chosen(found.text)) is not None:
             return letter == normalise(wanted).strip("()")
         if found.value is None or found.value == found.text or _is_list(found.text):
@@ -50,6 +55,8 @@ def _chosen(text: str) -> str | None:
     named = choice(text)
     if named is not None:
         return named[0]
+    if _SEVERAL_LETTERS.search(text):
+        return None
     found = re.findall(r"(?:\b(?:option|choice)\s+\(?|^\(?|\()([A-J])(?:\)|\b(?=\s*(?:$|[.,:;])))", text)
     return found[0] if len(set(found)) == 1 else None
 

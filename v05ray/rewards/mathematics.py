@@ -21,6 +21,8 @@ _AS_IT_IS = LatexExtractionConfig(
         basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
     )
 )
+_EXACT_FROM = 10**9
+_MOST_EXACT_DIGITS = 3000
 _DIGITS = 30
 """Of numerical evaluation; far beyond what any answer is written with."""
 
@@ -53,7 +55,14 @@ def _parse(text: str, timeout_s: int) -> Any:
         parsing_timeout=timeout_s,
         raise_on_error=True,
     )
-    return parsed[0] if parsed else None
+    return _with_imaginary_unit(parsed[0]) if parsed else None
+
+
+def _with_imaginary_unit(value: Any) -> Any:
+    """An `i` that is alone with numbers is the imaginary unit; among other symbols it may be an index or a current."""
+    if not isinstance(value, sympy.Expr) or {symbol.name for symbol in value.free_symbols} != {"i"}:  # type: ignore[attr-defined]
+        return value
+    return value.subs(dict.fromkeys(value.free_symbols, sympy.I))
 
 
 _DEGREES = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc))\s*[({]?\s*(\d+(?:\.\d+)?)\s*\^\{\\circ\}\s*[)}]?")
@@ -70,7 +79,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _compare_numbers(wanted: str, given: str, a: Any, b: Any, timeout_s: int, tolerance: float | None) -> bool | None:
-    """Two numbers by value, to 30 digits; None where one of them is no real number.
+    """Two numbers by value, to 30 digits; None where one of them is no number.
 
     math-verify rounds to six places, so .0000001 and .0000002 would be equal.
     """
@@ -78,15 +87,31 @@ def _compare_numbers(wanted: str, given: str, a: Any, b: Any, timeout_s: int, to
 
     if not (_is_number(a) and _is_number(b)):
         return None
+    if a.is_extended_real is False or b.is_extended_real is False:
+        parts = [timeout(timeout_seconds=timeout_s)(_real_and_imaginary)(x) for x in (a, b)]
+        if parts[0] is None or parts[1] is None:
+            return None
+        size = max(map(abs, [*parts[0], *parts[1]]))
+        return all(abs(x - y) <= Fraction(1, 10**20) * size for x, y in zip(*parts, strict=True))  # type: ignore[arg-type]
     one, other = (timeout(timeout_seconds=timeout_s)(_evaluate)(x) for x in (a, b))
     if one is None or other is None:
         return None
-    if abs(one - other) <= Fraction(1, 10**20) * max(abs(one), abs(other)):
-        return True
+    largest = max(abs(one), abs(other))
+    if abs(one - other) <= Fraction(1, 10**20) * largest:
+        return largest < _EXACT_FROM or timeout(timeout_seconds=timeout_s)(_equal_to_the_last_digit)(a, b)
     if tolerance is not None and abs(one - other) <= tolerance:
         return True
     decimals = [(read_number(text), exact) for text, exact in ((wanted, other), (given, one))]
     return any(_is_decimal(decimal) and rounds_to(decimal, exact) for decimal, exact in decimals)  # type: ignore[arg-type]
+
+
+def _equal_to_the_last_digit(a: Any, b: Any) -> bool:
+    """Of large numbers, in which 30 digits are not all: `10^{51}` and `10^{51} - 1` are two."""
+    try:
+        difference = sympy.N(a - b, 2, maxn=_MOST_EXACT_DIGITS)
+    except (ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
+        return False
+    return bool(a == b or (difference.is_number and abs(difference) < Fraction(1, 10**10)))
 
 
 def _is_decimal(number: WrittenNumber | None) -> bool:
@@ -94,7 +119,15 @@ def _is_decimal(number: WrittenNumber | None) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, sympy.Expr) and not value.free_symbols and value.is_extended_real is not False
+    return isinstance(value, sympy.Expr) and not value.free_symbols
+
+
+def _real_and_imaginary(value: Any) -> tuple[Fraction, Fraction] | None:
+    try:
+        real, imaginary = (_evaluate(part) for part in sympy.N(value, _DIGITS, chop=True).as_real_imag())
+    except (ValueError, TypeError, ArithmeticError, AttributeError, RecursionError):
+        return None
+    return None if real is None or imaginary is None else (real, imaginary)
 
 
 def _evaluate(value: Any) -> Fraction | None:

@@ -6,132 +6,12 @@ only.
 """
 
 import re
-import unicodedata
 from functools import lru_cache
 
-_MINUS = "\u2212\u2012\u2013\u2014\ufe63\uff0d\u2011\u2010"
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n")
-_GREEK = {
-    "α": "alpha",
-    "β": "beta",
-    "γ": "gamma",
-    "δ": "delta",
-    "ε": "epsilon",
-    "ζ": "zeta",
-    "η": "eta",
-    "θ": "theta",
-    "κ": "kappa",
-    "λ": "lambda",
-    "μ": "mu",
-    "ν": "nu",
-    "ξ": "xi",
-    "π": "pi",
-    "ρ": "rho",
-    "σ": "sigma",
-    "τ": "tau",
-    "φ": "phi",
-    "ϕ": "phi",
-    "χ": "chi",
-    "ψ": "psi",
-    "ω": "omega",
-    "Γ": "Gamma",
-    "Δ": "Delta",
-    "Θ": "Theta",
-    "Λ": "Lambda",
-    "Π": "Pi",
-    "Σ": "Sigma",
-    "Φ": "Phi",
-    "Ψ": "Psi",
-    "Ω": "Omega",
-}
-_SYMBOLS = {
-    "×": "\\times ",
-    "✕": "\\times ",
-    "⋅": "\\cdot ",
-    "·": "\\cdot ",
-    "∙": "\\cdot ",
-    "÷": "/",
-    "∕": "/",
-    "⁄": "/",
-    "∞": "\\infty ",
-    "≤": "\\le ",
-    "⩽": "\\le ",
-    "≥": "\\ge ",
-    "⩾": "\\ge ",
-    "≠": "\\neq ",
-    "±": "\\pm ",
-    "°": "^{\\circ}",
-    "º": "^{\\circ}",
-    "∪": "\\cup ",
-    "∩": "\\cap ",
-    "∈": "\\in ",
-    "∅": "\\emptyset ",
-    "ℝ": "\\mathbb{R}",
-    "ℤ": "\\mathbb{Z}",
-    "ℕ": "\\mathbb{N}",
-    "ℚ": "\\mathbb{Q}",
-    "→": "\\to ",
-    "∠": "\\angle ",
-    "△": "\\triangle ",
-    "⊥": "\\perp ",
-    "′": "'",
-    "’": "'",
-    "‘": "'",
-    "“": '"',
-    "”": '"',
-    "，": ",",
-    "、": ",",
-    "；": ";",
-    "：": ":",
-    "。": ".",
-    "（": "(",
-    "）": ")",
-    "【": "[",
-    "】": "]",
-    "｛": "\\{",
-    "｝": "\\}",
-    "％": "%",
-    "＝": "=",
-    "\u00a0": " ",
-    "\u2009": " ",
-    "\u202f": " ",
-    "\u3000": " ",
-    "\u200b": "",
-    "\ufeff": "",
-    "\u2061": "",
-}
-_TABLE = str.maketrans(
-    {minus: "-" for minus in _MINUS} | _SYMBOLS | {letter: f"\\{name} " for letter, name in _GREEK.items()}
-)
-_SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
-_SUBSCRIPT_RUN = re.compile(r"[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ]+")
-_VULGAR = re.compile("[¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
-_ROOT = re.compile(r"(√|∛)\s*(\d+(?:\.\d+)?|\([^()]*\)|\{[^{}]*\}|\\?[A-Za-z]+|(?=\\?[a-z]))")
+from v05ray.rewards.symbols import html_to_characters, unicode_to_latex
+
 _THIN_GROUPS = re.compile(r"(?<![\d.])\d{1,3}(?:(?:\\[,!:; ]|\{,\}|,\\!|[\u2009\u202f\u00a0])+\d{3})+(?!\d)")
 _GROUP_MARK = re.compile(r"\\[,!:; ]|\{,\}|,\\!|[\u2009\u202f\u00a0]")
-
-
-def unicode_to_latex(text: str) -> str:
-    r"""Characters of mathematics become commands: `−5` -5, `11√2` 11\sqrt{2}, `x²` x^{2}, `1½` 1\frac{1}{2}, `90°`."""
-    if text.isascii():
-        return text
-    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
-    text = _SUBSCRIPT_RUN.sub(lambda run: f"_{{{run.group().translate(_SUBSCRIPTS)}}}", text)
-    text = _VULGAR.sub(_vulgar_fraction, text)
-    text = _ROOT.sub(_root, text)
-    return unicodedata.normalize("NFKC", text.translate(_TABLE))
-
-
-def _vulgar_fraction(character: re.Match[str]) -> str:
-    top, bottom = unicodedata.normalize("NFKC", character.group()).split("\u2044")
-    return f"\\frac{{{top}}}{{{bottom}}}"
-
-
-def _root(found: re.Match[str]) -> str:
-    body = found.group(2)
-    inner = body[1:-1] if body[:1] in "({" and body else body
-    return f"\\sqrt[3]{{{inner}}}" if found.group(1) == "∛" else f"\\sqrt{{{inner}}}"
 
 
 def join_thin_groups(text: str) -> str:
@@ -144,7 +24,7 @@ _SPACING = re.compile(
 )
 _STYLE = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
-    r"|bf|rm|it|boldsymbol|bm)(?![A-Za-z])"
+    r"|bf|rm|it|boldsymbol|bm|tiny|small|large|Large|LARGE|huge|Huge)(?![A-Za-z])"
 )
 _LEFT_RIGHT = re.compile(r"\\(?:left|right|middle)(?![A-Za-z])\s*\.?(?=[\s()\[\]|\\./]|$)")
 
@@ -176,7 +56,10 @@ def _unwrap_font(found: re.Match[str]) -> str:
     command, inner = found.groups()
     if command.startswith("operatorname") and inner.strip() in ("sin", "cos", "tan", "log", "ln", "exp", "arctan"):
         return f"\\{inner.strip()} "
-    return inner if len(inner.strip()) < 2 and not command.startswith(("text", "mbox")) else f" {inner} "
+    if len(inner.strip()) < 2 and not command.startswith(("text", "mbox")):
+        before = found.string[max(0, found.start() - 12) : found.start()]
+        return f" {inner}" if re.search(r"\\[A-Za-z]+$", before) else inner  # `^\circ\mathrm{C}` is no `\circC`
+    return f" {inner} "
 
 
 _CURRENCY = re.compile(r"\\\$|\\textdollar(?![A-Za-z])|\\pounds(?![A-Za-z])|\\euro(?![A-Za-z])|[€£¥₹]|US\\?\$|\bUSD\b")
@@ -190,7 +73,16 @@ def drop_currency(text: str) -> str:
     return text
 
 
-_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"))
+_WRAPPERS = (
+    ("$$", "$$"),
+    ("$", "$"),
+    ("\\(", "\\)"),
+    ("\\[", "\\]"),
+    ("**", "**"),
+    ("__", "__"),
+    ("_", "_"),
+    ("`", "`"),
+)
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox|mathbox)\s*\{")
 
 
@@ -270,7 +162,7 @@ _PLAIN_INFINITY = re.compile(r"(?<![\\A-Za-z])(?:infinity|infty|inf|oo)(?![A-Za-
 
 
 def code_to_latex(text: str) -> str:
-    r"""Formulas as programs write them: `sqrt(2)/2`, `2**3`, `3*x`, `pi/2`, `sin(x)`, `infinity`."""
+    r"""Formulas as programs write them: `sqrt(2)/2`, `2**3`, `3*x`, `pi/2`, `sin(x)`, `C(10, 5)`, `infinity`."""
     text = text.replace("**", "^")
     while found := _PLAIN_ROOT.search(text):
         end = _closing_parenthesis(text, found.end())
@@ -278,9 +170,21 @@ def code_to_latex(text: str) -> str:
             break
         root = "\\sqrt{" if found.group(1) == "sqrt" else "\\sqrt[3]{"
         text = f"{text[: found.start()]}{root}{text[found.end() : end]}}}{text[end + 1 :]}"
+    text = _COMBINATIONS.sub(_binomial, text)
     text = _PLAIN_PI.sub(r"\\pi ", text)
     text = _PLAIN_INFINITY.sub(r"\\infty ", text)
     return _PLAIN_FUNCTION.sub(r"\\\1", text)
+
+
+_COMBINATIONS = re.compile(
+    r"(?<![\\A-Za-z])(?:C\((\d+|n),\s*(\d+|k|r)\)|(?:\{\}_\{?(\d+)\}?\s*)C_\{?(\d+)\}?|C_\{?(\d+|n)\}?\^\{?(\d+|k|r|m)\}?)"
+)
+
+
+def _binomial(found: re.Match[str]) -> str:
+    top, bottom = (part for part in found.groups() if part is not None)
+    is_number = top.isdigit() and bottom.isdigit()
+    return found.group() if is_number and int(top) < int(bottom) else rf"\binom{{{top}}}{{{bottom}}}"
 
 
 def _closing_parenthesis(text: str, start: int) -> int | None:
@@ -298,10 +202,15 @@ _SYNONYMS = tuple(
         (r"\\leq(?:slant|q)?(?![A-Za-z])|\\leqslant(?![A-Za-z])|<=", r"\\le "),
         (r"\\geq(?:slant|q)?(?![A-Za-z])|\\geqslant(?![A-Za-z])|>=", r"\\ge "),
         (r"\\ne(?![A-Za-z])|!=", r"\\neq "),
+        (r"\\langle(?![A-Za-z])", "("),
+        (r"\\rangle(?![A-Za-z])", ")"),
+        (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
+        (r"\{?\s*(\d+|[A-Za-z])\s*\\choose\s*(\d+|[A-Za-z])\s*\}?", r"\\binom{\1}{\2}"),
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\rightarrow(?![A-Za-z])|\\longrightarrow(?![A-Za-z])", r"\\to "),
-        (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
+        (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
+        (r"(?<=\d)\{:\}(?=\d)", ":"),
         (r"\\l?vert(?![A-Za-z])|\\rvert(?![A-Za-z])|\\mid(?![A-Za-z])", "|"),
         (r"\\lbrace(?![A-Za-z])", r"\\{"),
         (r"\\rbrace(?![A-Za-z])", r"\\}"),
@@ -331,20 +240,46 @@ def one_name_each(text: str) -> str:
     return text
 
 
-_FINAL = re.compile(r"(?:\s|\\\\|[.;,!:])+$")
+_FINAL = re.compile(r"(?:\s|\\\\|\\[.,;:! ]|[.;,!:])+$")
+_FACTORIAL_LAST = re.compile(r"(.*[\dnk)}]!)(?:\s|\\[,;: ]|\.)*", re.DOTALL)
+_BACKSLASH_LAST = re.compile(r"(?:\\\s*)+$")
+_SAID_FIRST = re.compile(r"^(?:(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is|:|=)\s*:?\s*)(?=\S)", re.IGNORECASE)
+_COLOUR = re.compile(r"\\(?:text)?color\s*\{[A-Za-z]+\}")
+_ONE_CELL = re.compile(
+    r"\\begin\{(aligned|gathered|split|array|align\*?)\}(?:\{[lcr|]+\})?([^&\\]*)&?([^&]*)\\end\{\1\}"
+)
+_REPEATED = re.compile(r"(\.\d{0,9}?(\d)\2\2+)\s*(?:\.{3}|…)")
+_CHINESE_WORDS = re.compile(r"^约\s*(?=[\d\\.-])|(?<=[分要])条件$")
+_RELATION_FIRST = re.compile(r"^\s*(?:=|\\(?:approx|sim|simeq|therefore|implies|Rightarrow|to)(?![A-Za-z]))\s*(?=\S)")
+
+
+_ALIGNED = re.compile(r"\\begin\{(aligned|align\*?|split|gathered)\}((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL)
+
+
+def _rows(found: re.Match[str]) -> str:
+    """One chain of equations in several rows: `x &= 2+3 \\\\ &= 5`."""
+    rows = [row.replace("&", " ").strip() for row in found.group(2).split("\\\\")]
+    rows = [row for row in rows if row]
+    return " ".join(rows) if all(row.startswith("=") for row in rows[1:]) else found.group()
+
+
+def _cell(found: re.Match[str]) -> str:
+    """What an environment of a single row holds: `\\begin{aligned} x &= 5 \\end{aligned}` is no table."""
+    left, right = found.group(2), found.group(3)
+    return found.group() if "\\\\" in right or "\\begin" in right else left + right
 
 
 def drop_final_punctuation(text: str) -> str:
     r"""A full stop ends the sentence and not the number: `42.`, `3.14.`, `B.`, `5;`, `x = 3,`; `10!` is a factorial."""
-    stripped = _FINAL.sub("", text)
-    if text.rstrip(" .").endswith("!") and re.search(r"[\d)nk}]!$", text.rstrip(" .")):
-        return text.rstrip(" .")
-    return stripped
+    factorial = _FACTORIAL_LAST.fullmatch(text)
+    return factorial.group(1) if factorial else _FINAL.sub("", text)
 
 
 MOST_CHARS = 2000
 """Longer texts are no answers that mathematics could compare."""
 
+
+_PLAIN_NUMBER = re.compile(r"-?[0-9]{1,20}(?:\.[0-9]{1,20})?")
 
 _SIGN_WORD = re.compile(
     r"(?<![\d)}\]$]\s)(?<!\b[A-Za-z]\s)\b(?:minus|negative)\s+(?=[\d.]|\\[dtc]?frac|\\sqrt|\\pi)", re.IGNORECASE
@@ -358,25 +293,30 @@ def signs_in_words(text: str) -> str:
 
 def normalise(text: str) -> str:
     """The answer in its one way of writing; may be empty. A text of more than `MOST_CHARS` stays as it is."""
+    if _PLAIN_NUMBER.fullmatch(text):
+        return text  # most answers
     return _normalise(text) if len(text) <= MOST_CHARS else text.strip()
 
 
 @lru_cache(maxsize=8192)
 def _normalise(text: str) -> str:
-    text = unwrap(text.strip())
-    text = join_thin_groups(text)
+    text = unwrap(_BACKSLASH_LAST.sub("", html_to_characters(text)).strip())
+    text = _REPEATED.sub(r"\1\\ldots ", join_thin_groups(text))
     text = unwrap(drop_final_punctuation(unicode_to_latex(text)))
     text = drop_currency(text)
     text = drop_math_marks(unwrap(text))
-    text = drop_spacing_and_style(text)
-    text = unwrap_fonts(text)
+    text = drop_spacing_and_style(_ALIGNED.sub(_rows, _ONE_CELL.sub(_cell, _COLOUR.sub("", text))))
+    text = _SAID_FIRST.sub("", unwrap_fonts(text).strip())
     text = one_name_each(text)
     text = code_to_latex(text)
     text = brace_arguments(text)
-    text = drop_final_punctuation(" ".join(text.split()))
+    text = _CHINESE_WORDS.sub("", text)
+    text = _RELATION_FIRST.sub("", drop_final_punctuation(" ".join(text.split())))
     return unwrap(text)
 
 
+_ARTICLE = re.compile(r"^(?:an?|the)\s+(?=[a-z]{3})")
+_QUOTED = re.compile(r"^(['\"])(.*)\1$", re.DOTALL)
 _WORDY = re.compile(r"[A-Za-z]{2,}")
 _LOOSE_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -388,8 +328,8 @@ def text_key(normalised: str) -> str:
     `(1, 2)` and `(1,2)`; `East` and `east`; `x` and `X` differ, for a letter alone is a symbol; `1 2` and `12` differ,
     for the space between two digits parts numbers.
     """
-    text = normalised.strip("'\" ")
+    text = _QUOTED.sub(r"\2", normalised.strip())
     bare = _COMMAND.sub(" ", text)
     if _WORDY.search(bare) and not re.search(r"[=^_{}]", text):
-        text = text.casefold()
+        text = _ARTICLE.sub("", text.casefold())
     return _LOOSE_SPACE.sub("", text)

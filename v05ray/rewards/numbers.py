@@ -6,6 +6,7 @@ Most answers are such numbers, and two of them are compared as fractions. What i
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 MOST_DIGITS = 400
 """Longer numbers, and powers of ten beyond it, are left to mathematics: an exact fraction of them is no use."""
@@ -22,6 +23,9 @@ _MIXED = re.compile(
     rf"{_SIGN}({_DIGITS})(?:\s*\\frac\s*\{{\s*(\d+)\s*\}}\s*\{{\s*(\d+)\s*\}}|(?:\s+|\s+and\s+)(\d+)\s*/\s*(\d+))\s*"
 )
 _REPEATING = re.compile(rf"{_SIGN}(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{{(\d+)\}}\s*")
+_ELLIPSIS = re.compile(rf"{_SIGN}(\d*)\.(\d*?)(\d)\4{{2,}}\s*(?:\.\.\.|\\ldots)\s*")
+_PERIOD_IN_PARENTHESES = re.compile(rf"{_SIGN}(\d*)\.(\d*)\((\d+)\)\s*")
+_ORDINAL = re.compile(r"(\d+)\s?(?:st|nd|rd|th)", re.IGNORECASE)
 _SPACED = re.compile(r"\s*[+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?\s*")
 
 
@@ -40,7 +44,7 @@ def read_number(text: str) -> WrittenNumber | None:
     r"""The number that a normalised text is, and nothing else; None where it is none.
 
     `1,234`, `-3.50`, `.5`, `025`, `4.5e33`, `4.5 \times 10^{33}`, `10^{-3}`, `3/4`, `\frac{3}{4}`, `1\frac{1}{4}`,
-    `1 1/4`, `0.\overline{3}`, `15%`, `10 080`. `1, 234` and `1,23` are none.
+    `1 1/4`, `0.\overline{3}`, `0.333...`, `0.(3)`, `15%`, `10 080`, `15th`. `1, 234` and `1,23` are none.
     """
     text = text.strip()
     if not text or len(text) > MOST_DIGITS:
@@ -50,6 +54,8 @@ def read_number(text: str) -> WrittenNumber | None:
         return None if number is None or number.percent else WrittenNumber(number.value, number.digits, True)
     if text[0] in "([" and text[-1] in ")]" and (inner := _in_parentheses(text)) is not None:
         return read_number(inner)
+    if found := _ORDINAL.fullmatch(text):
+        text = found.group(1)
     if _SPACED.fullmatch(text):
         text = text.replace(" ", "")
     for form, read in _FORMS:
@@ -113,6 +119,8 @@ _FORMS = (
     (_FRACTION, _fraction),
     (_MIXED, _mixed),
     (_REPEATING, _repeating),
+    (_ELLIPSIS, _repeating),
+    (_PERIOD_IN_PARENTHESES, _repeating),
 )
 
 FEWEST_DIGITS = 6
@@ -172,6 +180,7 @@ _ONES = tuple(_TO_NINETEEN.split())
 _TENS = tuple("twenty thirty forty fifty sixty seventy eighty ninety".split())  # noqa: SIM905
 _SMALL = {word: value for value, word in enumerate(_ONES)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_COUNTED = _LARGE | {"hundred": 100, "dozen": 12}
 _PARTS = {
     "half": 2,
     "halves": 2,
@@ -193,19 +202,35 @@ _PARTS = {
 
 
 def read_words(text: str) -> WrittenNumber | None:
-    """A number in words: `six`, `Twenty-one`, `one hundred and five`, `two thirds`, `minus four`, `5 million`."""
+    """A number in words: `six`, `Twenty-one`, `one hundred and five`, `two thirds`, `six and a half`, `5 million`."""
     words = text.casefold().replace("-", " ").replace(",", " ").split()
     if not words or len(words) > 20:
         return None
     sign = -1 if words[0] in ("minus", "negative") else 1
     words = words[1:] if sign < 0 else words
+    if words[-4:-1] and words[-3:] == ["and", "a", "half"]:
+        whole = read_value(" ".join(words[:-3]))
+        return None if whole is None else WrittenNumber(sign * (whole.value + Fraction(1, 2)))
+    if sign < 0 and len(words) == 1 and (number := read_number(words[0])) is not None:
+        return WrittenNumber(-number.value, number.digits)
+    if words in (["half"], ["quarter"]):
+        return WrittenNumber(Fraction(sign, _PARTS[words[0]]))
+    if words and words[-1] == "dozen":
+        count = 1 if words[:-1] in ([], ["a"], ["one"]) else _whole(words[:-1])
+        return None if count is None else WrittenNumber(Fraction(12 * sign * count))
     if len(words) > 1 and words[-1] in _PARTS:
         count = 1 if words[:-1] in (["a"], ["one"]) else _whole(words[:-1])
         return None if count is None else WrittenNumber(Fraction(sign * count, _PARTS[words[-1]]))
-    if len(words) == 2 and words[1] in _LARGE and (number := read_number(words[0])) is not None:
-        return WrittenNumber(sign * number.value * _LARGE[words[1]])
+    if len(words) == 2 and words[1] in _COUNTED and (number := read_number(words[0])) is not None:
+        return WrittenNumber(sign * number.value * _COUNTED[words[1]])
     whole = _whole(words)
     return None if whole is None else WrittenNumber(Fraction(sign * whole))
+
+
+@lru_cache(maxsize=8192)
+def read_value(text: str) -> WrittenNumber | None:
+    """A number in figures or in words."""
+    return read_number(text) or read_words(text)
 
 
 def _whole(words: list[str]) -> int | None:

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from v05ray.rewards.normalise import MOST_CHARS
 from v05ray.rewards.numbers import read_number
 
 Order = Literal["any", "given"]
@@ -33,11 +34,12 @@ class Answer:
     """Left of an equals sign, where that is a name alone; `text` is then what stands right of it."""
 
 
+_MOST_DEPTH = 8
 _CLOSING = {"(": ")]", "[": ")]", "{": "}"}
 _WORD_BETWEEN = re.compile(r"\s+(?:and|or|AND|OR|和|或|与)\s+|(?<=[\d)}\]])\s*(?:和|或|与|及)\s*")
 _NAME = re.compile(
     r"\s*((?:[A-Za-z]|\\(?!(?:frac|sqrt|text|left|pi|infty|begin|log|ln|sin|cos|tan|exp)(?![a-z]))[A-Za-z]+)"
-    r"(?:[A-Za-z'\s]|\\[a-z]+\s|_\{[^{}]*\}|\^\{-1\})*(?:\([A-Za-z,\s]*\))?)\s*(=|\\in(?![A-Za-z])|:=|\\approx)\s*"
+    r"(?:[A-Za-z'\s]|\\[a-z]+\s|_\{[^{}]*\}|\^\{-1\})*(?:\([A-Za-z0-9,\s]*\))?|\\frac\s*\{\s*d\s*[A-Za-z]\s*\}\{\s*d\s*[A-Za-z]\s*\})\s*(=|\\in(?![A-Za-z])|:=|\\approx)\s*"
 )
 _NAMES = re.compile(r"\(\s*[A-Za-z](?:_\{\w+\})?(?:\s*,\s*[A-Za-z](?:_\{\w+\})?)+\s*\)\s*=\s*(?=[(\\])")
 """Of a tuple: `(x, y) = (2, 3)`."""
@@ -46,31 +48,52 @@ _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?%?")
 _CHAIN = re.compile(r"(?<![<>!\\:])=(?!=)")
 
 
-def take_apart(text: str) -> Answer:
-    """The structure of a normalised answer."""
+def take_apart(text: str, depth: int = 0) -> Answer:
+    """The structure of a normalised answer; what is nested deeper than `_MOST_DEPTH` stays in one piece."""
     text = text.strip()
-    if _GROUPED.fullmatch(text) or read_number(text) is not None or "\\begin" in text:
+    if (
+        depth > _MOST_DEPTH
+        or len(text) > MOST_CHARS
+        or _GROUPED.fullmatch(text)
+        or read_number(text) is not None
+        or "\\begin" in text
+    ):
         return Answer(text)
+    if labelled := _labelled(text):
+        return _sequence(text, labelled, "given", depth)
     for separator, order in _SEPARATORS:
         pieces = _split(text, separator)
         if len(pieces) > 1:
-            return _sequence(text, pieces, order)
+            return _sequence(text, pieces, order, depth)
     if found := _NAMES.match(text):
         text = text[found.end() :].strip()
-    if (enclosed := _enclosed(text)) is not None:
+    if (enclosed := _enclosed(text, depth)) is not None:
         return enclosed
     if found := _NAME.match(text):
         value = text[found.end() :].strip()
         if value and not re.search(r"[<>]|\\(?:le|ge|neq)(?![A-Za-z])", value):
-            inner = take_apart(_last_of_chain(value))
+            inner = take_apart(_last_of_chain(value), depth + 1)
             return Answer(inner.text, inner.items, inner.opening, inner.closing, inner.order, _name(found.group(1)))
     if _ARITHMETIC.match(text) and not re.search(r"[<>]", text):
         last = _last_of_chain(text)  # `6 \times 7 = 42`
         if last != text:
-            return take_apart(last)
+            return take_apart(last, depth + 1)
     if "\\pm" in text and text.count("\\pm") == 1 and "=" not in text:
         return Answer(text, tuple(Answer(text.replace("\\pm", sign)) for sign in "+-"))
     return Answer(text)
+
+
+_LABEL = re.compile(r"(?:^|(?<=[\s;,]))\((\d)\)\s*")
+
+
+def _labelled(text: str) -> list[str]:
+    """The parts of `(1) 5; (2) 7`, without their labels; empty where it is no such thing."""
+    labels = list(_LABEL.finditer(text)) if text.startswith("(1)") else []
+    if len(labels) < 2 or [label.group(1) for label in labels] != [str(i) for i in range(1, len(labels) + 1)]:
+        return []
+    ends = [label.start() for label in labels[1:]] + [len(text)]
+    parts = [text[label.end() : end].strip(" ;,") for label, end in zip(labels, ends, strict=True)]
+    return parts if all(parts) else []
 
 
 def _name(text: str) -> str:
@@ -82,11 +105,11 @@ def _last_of_chain(text: str) -> str:
     return _CHAIN.split(text)[-1].strip() or text
 
 
-def _sequence(text: str, pieces: list[str], order: Order) -> Answer:
-    return Answer(text, tuple(take_apart(piece) for piece in pieces), order=order)
+def _sequence(text: str, pieces: list[str], order: Order, depth: int) -> Answer:
+    return Answer(text, tuple(take_apart(piece, depth + 1) for piece in pieces), order=order)
 
 
-def _enclosed(text: str) -> Answer | None:
+def _enclosed(text: str, depth: int) -> Answer | None:
     """A tuple, interval or set; `(5)` and `(x+1)(x-1)` are none."""
     opening, body, closing = _brackets(text)
     if not opening:
@@ -99,7 +122,7 @@ def _enclosed(text: str) -> Answer | None:
     if len(pieces) == 1 and opening != "{":
         return None
     order: Order = "any" if opening == "{" else "given"
-    return Answer(text, tuple(take_apart(piece) for piece in pieces), opening, closing, order)
+    return Answer(text, tuple(take_apart(piece, depth + 1) for piece in pieces), opening, closing, order)
 
 
 def _brackets(text: str) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
 r"""Reads a reference answer: which answers are right, and whether it is an answer at all. Standard library only."""
 
+import ast
 import json
 import re
 from functools import lru_cache
@@ -11,6 +12,7 @@ _NOTHING = frozenset({"nan", "null", "n/a", "[]", "{}", '""', "-nan"})
 _OR_EQUIVALENTLY = re.compile(
     r",?\s*\(?\b(?:or,?\s+equivalently,?|or\s+an\s+equivalent\s+form\s+such\s+as|equivalently,)\s+", re.IGNORECASE
 )
+_SPACE_LAST = re.compile(r"(?:\\\s*)+$")
 _MOST_WORDS = 25
 """An answer has fewer words than this; a solution in prose has more."""
 
@@ -40,9 +42,19 @@ def _alternatives(answer: str) -> tuple[str, ...]:
             items = json.loads(text)
         except ValueError:
             items = None
+        if items is None and text[1:2] in "'\"":
+            items = _python_list(text)
         if isinstance(items, list) and items and any(isinstance(item, str) for item in items):
             return tuple(one for item in items for one in _equivalents(_text(item)))
     return _equivalents(_text(text))
+
+
+def _python_list(text: str) -> object:
+    """As Python prints a list of texts, which CSV files often hold."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _equivalents(text: str) -> tuple[str, ...]:
@@ -55,7 +67,7 @@ def _text(item: object) -> str:
     text = item if isinstance(item, str) else json.dumps(item)
     if "####" in text:
         text = text.rsplit("####", 1)[1]
-    text = text.strip()
+    text = _SPACE_LAST.sub("", text).strip()
     if "\\boxed" in text and (boxed := last_boxed(text)) and not _is_boxed_whole(text):
         text = boxed
     return text

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from v05ray.registry import PLUGIN, Choice, ConfigError, Registry, check_options, import_target, suggest
 from v05ray.rewards.answers import last_integer, last_number, last_tagged
-from v05ray.rewards.extract import without_thinking
 from v05ray.rewards.functions import adapt
 from v05ray.rewards.judged import Judged
 from v05ray.rewards.references import UnreadableReference
+from v05ray.rewards.thinking import without_thinking
 from v05ray.types import Prompt
 
 Verifier = Callable[[Prompt, str], Any]

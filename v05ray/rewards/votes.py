@@ -1,9 +1,10 @@
 """Which answers vote together in a majority: those that are equal, however they are written. Standard library only."""
 
-from v05ray.rewards.equality import choice, read_value
 from v05ray.rewards.extract import extract
 from v05ray.rewards.normalise import normalise, text_key
+from v05ray.rewards.numbers import read_value
 from v05ray.rewards.parts import Answer, take_apart
+from v05ray.rewards.rules import choice
 from v05ray.rewards.units import split_unit
 
 _MOST_CHARS = 500

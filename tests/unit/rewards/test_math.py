@@ -231,7 +231,35 @@ def test_no_response_is_an_error(text):
 
 @pytest.mark.parametrize(
     "piece",
-    [r"\boxed{", "}", "$", "$$", r"\[", "*", "__", "1,", "1 ", "√", "½", "answer: ", "x=", r"\frac{1}{2}", "(1,"],
+    [
+        r"\boxed{",
+        "}",
+        "$",
+        "$$",
+        r"\[",
+        "*",
+        "__",
+        "1,",
+        "1 ",
+        "√",
+        "½",
+        "answer: ",
+        "x=",
+        r"\frac{1}{2}",
+        "(1,",
+        "\n",
+        "1,000,",
+        "1 1/2 ",
+        "1 hour ",
+        "sqrt(",
+        "x<1 or ",
+        "(A) or ",
+        "5 cm ",
+        "①、",
+        "&lt;",
+        "<|a|>",
+        "not 3 ",
+    ],
 )
 @pytest.mark.parametrize("form", ["%s", r"\boxed{%s}", "The answer is %s"])
 def test_no_response_takes_long(piece, form):
