@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from v05ray.generation.cpu_kernels import BLOCK, draw, num_noise
+from v05ray.generation.cpu_kernels import BLOCK, _sampling, draw, num_noise
 
 
 def noise(num_draws: int, size: int, seed: int = 0) -> Tensor:
@@ -64,3 +64,18 @@ def test_the_last_digits_of_the_logits_do_not_change_the_token() -> None:
     rounded = logits + 5e-7 * logits.abs() * torch.randn(num_draws, size, generator=generator)
     made = noise(num_draws, size)
     assert torch.equal(draw(logits.log_softmax(-1), made), draw(rounded.log_softmax(-1), made))
+
+
+def test_a_request_draws_by_its_own_generator_in_any_place_of_the_batch() -> None:
+    forward = _sampling(lambda logits, k, p: logits)
+    logits = torch.zeros(4, 3 * BLOCK)
+
+    def of_seed(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    together, _ = forward(logits, {0: of_seed(1), 1: of_seed(2), 2: of_seed(3), 3: of_seed(4)}, None, None)
+    beside, logprobs = forward(logits, {3: of_seed(1), 0: of_seed(3)}, None, None)
+    assert together.tolist()[0] == beside.tolist()[3]
+    assert together.tolist()[2] == beside.tolist()[0]
+    assert len(set(together.tolist())) == 4
+    assert torch.allclose(logprobs.exp().sum(-1), torch.ones(4))
