@@ -5,7 +5,7 @@ Measured on one core with AVX-512 and 64 sequences of SmolLM2-135M (vocabulary 4
 no part here reads, 3 ms; its RMS norms as chains of elementwise operations 3 ms. The matrix products take 32 ms in
 bfloat16. What replaces them is exact: the same distribution, the same log-probabilities.
 
-Legend: B sequences, V vocabulary, C entries of one block of the vocabulary, N blocks.
+Legend: B sequences, V vocabulary, C entries of one block of the vocabulary, N blocks, M random numbers a draw.
 """
 
 from collections.abc import Callable, Mapping
@@ -61,20 +61,30 @@ def _sampling(filtered: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Te
         logits_BV: Tensor, generators: Mapping[int, torch.Generator], k: Tensor | None, p: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         logprobs_BV = filtered(logits_BV, k, p).log_softmax(-1, dtype=torch.float32)
-        uniform_B = torch.rand(len(logprobs_BV), dtype=torch.float64)
+        noise_BM = torch.empty(len(logprobs_BV), num_noise(logprobs_BV.shape[1]), dtype=torch.float64)
+        if len(generators) < len(noise_BM):
+            noise_BM.exponential_()
         for index, generator in generators.items():
-            uniform_B[index] = torch.rand((), dtype=torch.float64, generator=generator)
-        return draw(logprobs_BV, uniform_B), logprobs_BV
+            noise_BM[index].exponential_(generator=generator)
+        return draw(logprobs_BV, noise_BM), logprobs_BV
 
     return forward
 
 
-def draw(logprobs_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """Inverse-CDF sampling: token_B (int64), the first with uniform < cumulative probability.
+def num_noise(num_tokens: int) -> int:
+    """M: how many random numbers a draw from so many tokens takes, one a block and one an entry of the block."""
+    return -(-num_tokens // BLOCK) + BLOCK
 
-    `logprobs_BV` float32, may be unnormalised or -inf; `uniform_B` float64 in [0, 1). Sums are float64, over blocks
-    first: a cumulative sum over the whole vocabulary would cost as much as the softmax, and in float32 be wrong for
-    tokens of a probability below 1e-7.
+
+def draw(logprobs_BV: Tensor, noise_BM: Tensor) -> Tensor:
+    """An exponential race (the Gumbel-max trick): token_B (int64), first among blocks and then within the winner.
+
+    argmax_n mass_n / e_n takes block n with its probability, and so does the race of its entries. `logprobs_BV`
+    float32, may be unnormalised or -inf; `noise_BM` float64, from the exponential distribution (see `num_noise`).
+
+    A draw by the inverse of the cumulative distribution would take one random number, but then the rounding of all
+    tokens before adds up at the drawn one: two batches that differ in the last digits of their logits draw different
+    tokens wherever probabilities are small. In a race only the winner and the second count.
     """
     V = logprobs_BV.shape[1]
     num_whole = V // BLOCK * BLOCK
@@ -82,25 +92,13 @@ def draw(logprobs_BV: Tensor, uniform_B: Tensor) -> Tensor:
     blocks_BN = probs_BV[:, :num_whole].unflatten(1, (-1, BLOCK)).sum(-1).double()
     if num_whole < V:
         blocks_BN = torch.cat([blocks_BN, probs_BV[:, num_whole:].double().sum(-1, keepdim=True)], 1)
-    cumulative_BN = blocks_BN.cumsum(-1)
-    target_B1 = uniform_B[:, None] * cumulative_BN[:, -1:]
-    block_B1 = _first_above(cumulative_BN, target_B1, blocks_BN)
-    inside_B1 = target_B1 - (cumulative_BN - blocks_BN).gather(1, block_B1)
+    num_blocks = blocks_BN.shape[1]
+    block_B1 = (blocks_BN / noise_BM[:, :num_blocks]).argmax(1, keepdim=True)
     # The last block may be shorter: its missing entries have probability 0.
     index_BC = block_B1 * BLOCK + torch.arange(BLOCK)
     entries_BC = probs_BV.gather(1, index_BC.clamp(max=V - 1)).double().masked_fill_(index_BC >= V, 0)
-    token_B1 = block_B1 * BLOCK + _first_above(entries_BC.cumsum(-1), inside_B1, entries_BC)
+    token_B1 = block_B1 * BLOCK + (entries_BC / noise_BM[:, num_blocks:]).argmax(1, keepdim=True)
     return token_B1.squeeze(1)
-
-
-def _first_above(cumulative: Tensor, target: Tensor, mass: Tensor) -> Tensor:
-    """Index of the first entry whose cumulative mass exceeds the target; the last one of positive mass if none does.
-
-    None does where rounding has made a sum a little smaller than the same sum taken in another order.
-    """
-    count = mass.shape[1]
-    last_positive = count - 1 - (mass > 0).flip(1).byte().argmax(1, keepdim=True)
-    return torch.minimum(torch.searchsorted(cumulative, target, right=True), last_positive)
 
 
 def _without_ranks(gather: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,65 +1,81 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from v05ray.generation.cpu_kernels import BLOCK, draw
-
-
-def tokens(probs: list[float], uniforms: list[float]) -> list[int]:
-    logprobs = torch.tensor(probs).log().expand(len(uniforms), -1)
-    return draw(logprobs, torch.tensor(uniforms, dtype=torch.float64)).tolist()
+from v05ray.generation.cpu_kernels import BLOCK, _sampling, draw, num_noise
 
 
-def test_a_token_is_drawn_where_the_cumulative_probability_first_exceeds_the_uniform() -> None:
-    assert tokens([0.25, 0.5, 0.25], [0.0, 0.2, 0.3, 0.7, 0.8, 0.999999]) == [0, 0, 1, 1, 2, 2]
+def noise(num_draws: int, size: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(num_draws, num_noise(size), dtype=torch.float64).exponential_(generator=generator)
+
+
+def test_the_first_of_two_races_is_the_blocks_and_the_second_that_of_the_winners_entries() -> None:
+    size = 2 * BLOCK + 3
+    # Everything is equally likely; who has the least noise wins. The last block has three entries.
+    for block, entry in ((0, 0), (0, 255), (1, 7), (2, 0), (2, 2)):
+        made = torch.ones(1, num_noise(size), dtype=torch.float64)
+        made[0, block], made[0, 3 + entry] = 1e-6, 1e-6
+        assert draw(torch.full((1, size), 1 / size).log(), made).item() == block * BLOCK + entry
 
 
 def test_impossible_tokens_are_never_drawn() -> None:
-    assert tokens([0.0, 0.5, 0.0, 0.5, 0.0], [0.0, 0.49, 0.51, 1 - 1e-16]) == [1, 1, 3, 3]
-
-
-def test_the_whole_vocabulary_is_reached_across_blocks_and_in_a_short_last_one() -> None:
-    size = 2 * BLOCK + 3
-    middles = [(i + 0.5) / size for i in range(size)]
-    assert tokens([1 / size] * size, middles) == list(range(size))
-
-
-def test_a_token_of_tiny_probability_after_many_others_keeps_its_share() -> None:
-    # In a float32 cumulative sum over 50,000 entries the last one, of probability 2e-9, would be lost in rounding.
-    size = 50_000
-    probs = torch.full((1, size), (1 - 2e-9) / (size - 1), dtype=torch.float64)
-    probs[0, -1] = 2e-9
-    uniform = torch.tensor([1 - 1e-9, 1 - 1e-4], dtype=torch.float64)
-    drawn = draw(probs.log().float().expand(2, -1), uniform)
-    assert drawn[0] >= size - 2
-    assert abs(drawn[1].item() - size * (1 - 1e-4)) < 3
-
-
-@given(st.integers(1, 3 * BLOCK), st.integers(0, 2**31))
-@settings(max_examples=40, deadline=None)
-def test_what_is_drawn_is_the_inverse_of_the_cumulative_distribution(size: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    logprobs = torch.log_softmax(3 * torch.randn(4, size, generator=generator), -1)
-    uniform = torch.rand(4, dtype=torch.float64, generator=generator)
-    drawn = draw(logprobs, uniform)
-    cumulative = logprobs.exp().double().cumsum(-1)
-    total = cumulative[:, -1]
-    above = cumulative.gather(1, drawn[:, None])[:, 0]
-    below = above - logprobs.exp().double().gather(1, drawn[:, None])[:, 0]
-    assert torch.all(below - 1e-6 <= uniform * total)
-    assert torch.all(uniform * total <= above + 1e-6)
+    probs = torch.zeros(3 * BLOCK)
+    probs[1] = probs[2 * BLOCK + 5] = 0.5
+    drawn = draw(probs.log().expand(500, -1), noise(500, len(probs)))
+    assert set(drawn.tolist()) == {1, 2 * BLOCK + 5}
 
 
 def test_frequencies_are_the_probabilities() -> None:
     probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
     num_draws = 20_000
-    uniform = torch.rand(num_draws, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    counts = torch.bincount(draw(probs.log().expand(num_draws, -1), uniform), minlength=4) / num_draws
+    counts = torch.bincount(draw(probs.log().expand(num_draws, -1), noise(num_draws, 4)), minlength=4) / num_draws
     assert torch.allclose(counts, probs, atol=0.015)  # four standard deviations
 
 
-def test_a_target_that_rounding_puts_at_the_very_end_still_gives_a_token_of_the_vocabulary() -> None:
-    """A uniform of 1 stands for it: no cumulative sum exceeds the target then."""
-    size = BLOCK + 3
-    assert tokens([1 / size] * size, [1.0]) == [size - 1]
-    assert tokens([0.5, 0.5, 0.0], [1.0]) == [1]
+def test_frequencies_are_the_probabilities_across_blocks_and_in_a_short_last_one() -> None:
+    size, num_draws = BLOCK + 3, 20_000
+    probs = torch.full((size,), 0.5 / BLOCK)
+    probs[BLOCK:] = torch.tensor([0.3, 0.15, 0.05])
+    drawn = draw(probs.log().expand(num_draws, -1), noise(num_draws, size, seed=1))
+    counts = torch.bincount(drawn, minlength=size) / num_draws
+    assert abs(counts[:BLOCK].sum() - 0.5) < 0.015
+    assert torch.allclose(counts[BLOCK:], probs[BLOCK:], atol=0.015)
+    assert abs(counts[: BLOCK // 2].sum() - 0.25) < 0.015
+
+
+@given(st.integers(1, 3 * BLOCK), st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_logprobs_need_no_norm_and_every_token_is_one_of_the_vocabulary(size: int, seed: int) -> None:
+    logits = 3 * torch.randn(4, size, generator=torch.Generator().manual_seed(seed))
+    made = noise(4, size, seed)
+    drawn = draw(logits, made)
+    assert torch.equal(drawn, draw(logits.log_softmax(-1), made))
+    assert torch.all((drawn >= 0) & (drawn < size))
+
+
+def test_the_last_digits_of_the_logits_do_not_change_the_token() -> None:
+    """As where other sequences are in the batch. By the inverse of the cumulative distribution one in 200 changes."""
+    size, num_draws = 49_152, 320
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(num_draws, size, generator=generator)
+    logits[:, :50] += 6
+    rounded = logits + 5e-7 * logits.abs() * torch.randn(num_draws, size, generator=generator)
+    made = noise(num_draws, size)
+    assert torch.equal(draw(logits.log_softmax(-1), made), draw(rounded.log_softmax(-1), made))
+
+
+def test_a_request_draws_by_its_own_generator_in_any_place_of_the_batch() -> None:
+    forward = _sampling(lambda logits, k, p: logits)
+    logits = torch.zeros(4, 3 * BLOCK)
+
+    def of_seed(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    together, _ = forward(logits, {0: of_seed(1), 1: of_seed(2), 2: of_seed(3), 3: of_seed(4)}, None, None)
+    beside, logprobs = forward(logits, {3: of_seed(1), 0: of_seed(3)}, None, None)
+    assert together.tolist()[0] == beside.tolist()[3]
+    assert together.tolist()[2] == beside.tolist()[0]
+    assert len(set(together.tolist())) == 4
+    assert torch.allclose(logprobs.exp().sum(-1), torch.ones(4))
