@@ -35,9 +35,8 @@ def test_smollm2_answers_in_its_chat_format(tmp_path: Path):
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_the_tiny_model_starts_with_the_skill_it_was_asked_for(tmp_path: Path):
-    folder = tiny.prepare(tmp_path / "tiny", seed=1, success=0.3)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def test_the_tiny_model_starts_with_the_skill_it_was_asked_for(tiny_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)  # transformers' own models do not meet its type of `generate`
     pairs = tiny.questions() * 4
     ids = tokenizer([question for question, _ in pairs], return_tensors="pt")["input_ids"]
@@ -46,6 +45,6 @@ def test_the_tiny_model_starts_with_the_skill_it_was_asked_for(tmp_path: Path):
     answers = tokenizer.batch_decode(drawn, skip_special_tokens=True)
     success = sum(said == answer for said, (_, answer) in zip(answers, pairs, strict=True)) / len(pairs)
     hesitant = answers.count(tiny.HABIT) / len(pairs)
-    # Stopped at .3 exactly measured (its last step may overshoot a little); 800 draws have a standard error of .016.
-    assert 0.25 < success < 0.45
-    assert 0.35 < hesitant < 0.6
+    # Stopped at .35 exactly measured (its last step may overshoot a little); 800 draws have a standard error of .017.
+    assert 0.3 < success < 0.5
+    assert 0.3 < hesitant < 0.6
