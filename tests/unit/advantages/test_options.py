@@ -173,3 +173,23 @@ def test_records_are_frozen_and_slotted() -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(record, dataclasses.fields(record)[0].name, None)
         assert not hasattr(record, "__dict__")
+
+
+def test_a_deviation_at_the_floor_is_not_counted_as_bounded() -> None:
+    # The evidence agrees: B = V = .6, sigma = .8
+    group = GroupView("p", (1, 1, -1, 1), prior=0.6)
+    assert advantages.build("v05", sigma_floor=0.8).compute([group])[0].num_bounded == 0
+    assert advantages.build("v05", sigma_floor=0.81).compute([group])[0].num_bounded == 4
+
+
+def test_two_rollouts_are_enough_to_whiten() -> None:
+    one, other = advantages.build("reinforce_pp").compute([GroupView("a", (1,)), GroupView("b", (-1,))])
+    assert one.values == pytest.approx([0.5**0.5], abs=1e-5)  # deviation sqrt(2)
+    assert other.values == pytest.approx([-(0.5**0.5)], abs=1e-5)
+
+
+def test_the_anchor_of_ha_dw_is_even_before_the_first_batch() -> None:
+    ha_dw = advantages.build("ha_dw")
+    assert ha_dw.metrics() == {"v05/difficulty_anchor": 0.5}
+    ha_dw.observe([])
+    assert ha_dw.metrics() == {"v05/difficulty_anchor": 0.5}

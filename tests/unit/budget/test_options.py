@@ -280,3 +280,23 @@ def test_the_halt_is_below_its_fraction_and_not_at_it(fraction: float, action: D
     machine.start()
     machine.observe("a", 1.0)
     assert [decision.action for decision in machine.observe("b", 1.0)] == [action]  # one of two is open
+
+
+def test_equal_steps_go_to_the_prompt_with_fewer_and_then_to_the_first() -> None:
+    # The last piece of each prompt (three rollouts) does not fit, and every step is worth 1.
+    assert allot([[0, 1, 2, 9], [0, 1, 2, 9]], 1) == [1, 0]
+    assert allot([[0, 1, 2, 9], [0, 1, 2, 9]], 2) == [1, 1]
+
+
+@pytest.mark.parametrize("reward", [-1.0, -0.5, 0.0, 0.5, 1.0])
+def test_equal_rewards_are_not_mixed_whatever_they_are(reward: float) -> None:
+    one = evidence(reward, reward)
+    assert (one.lowest, one.highest) == (reward, reward)
+    assert budget.build("dapo", {"n": 2, "n_max": 6}).judge(one).target == 4
+
+
+def test_a_length_scales_the_cost_by_four_at_most_either_way() -> None:
+    rule = OslaRule(token_aware=True, n_max=64)
+    rule.observe([evidence(1, tokens=100)])
+    targets = [rule.judge(evidence(-1, -1, -1, 1, prior=0.5, tokens=tokens)).target for tokens in (1, 25, 400, 9000)]
+    assert targets == [30, 30, 6, 6]  # 1/sqrt(c) of 32 and 8, less 4/3
