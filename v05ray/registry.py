@@ -3,7 +3,11 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from functools import cache
+from types import NoneType
+from typing import Any, Generic, TypeVar, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
@@ -17,10 +21,11 @@ class RunError(RuntimeError):
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a valid name is near, else the list of valid names."""
+    """`; did you mean 'x'?` where a valid name is near, in any case, else the list of valid names."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; valid: {', '.join(names)}"
+    folded = {one.casefold(): one for one in reversed(names)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[near[0]]!r}?" if near else f"; valid: {', '.join(names)}"
 
 
 class Registry(Generic[T]):
@@ -61,7 +66,10 @@ class Registry(Generic[T]):
         }
 
     def build(self, name: str, options: Mapping[str, Any]) -> T:
-        """Builds `name` with keyword options; raises `ConfigError` for unknown, missing or refused ones."""
+        """Builds `name` with keyword options, each as the type in the builder's signature.
+
+        Raises `ConfigError` for options that are unknown, missing, of another type, or refused by the builder.
+        """
         builder = self.builder(name)
         parameters = inspect.signature(builder).parameters
         for option in options:
@@ -72,7 +80,24 @@ class Registry(Generic[T]):
         ]
         if missing:
             raise ConfigError(f"{self.kind} {name!r} needs {', '.join(missing)}")
+        typed = {option: self._typed(name, option, value) for option, value in options.items()}
         try:
-            return builder(**options)
+            return builder(**typed)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r}: {error}") from error
+
+    def _typed(self, name: str, option: str, value: Any) -> Any:
+        annotation = self.option_types(name)[option]
+        kinds = {one for one in get_args(annotation) or (annotation,) if one is not NoneType}
+        try:
+            if isinstance(value, bool) and kinds <= {int, float}:
+                raise ConfigError(f"{self.kind} {name!r}: {option}: expected a number, got {value}")
+            return value if annotation is Any else _adapter(annotation).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ConfigError(f"{self.kind} {name!r}: {option}: {problem['msg']}, got {value!r:.80}") from None
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
