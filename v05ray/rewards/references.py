@@ -7,7 +7,7 @@ from functools import lru_cache
 from v05ray.rewards.answers import last_boxed
 from v05ray.rewards.normalise import closing_brace, normalise, unwrap
 
-_NOTHING = frozenset({"nan", "null", "n/a", "[]", "{}", '""', "-nan"})
+_NOTHING = frozenset({"nan", "null", "n/a", "[]", "{}", '""', "-nan", "proof", "notfound", "not found"})
 _OR_EQUIVALENTLY = re.compile(
     r",?\s*\(?\b(?:or,?\s+equivalently,?|or\s+an\s+equivalent\s+form\s+such\s+as|equivalently,)\s+", re.IGNORECASE
 )
@@ -38,7 +38,7 @@ def _alternatives(answer: str) -> tuple[str, ...]:
     if text.startswith("[") and text.endswith("]"):
         try:
             items = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             items = None
         if isinstance(items, list) and items and any(isinstance(item, str) for item in items):
             return tuple(one for item in items for one in _equivalents(_text(item)))
