@@ -3,11 +3,9 @@
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from types import NoneType
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from v05ray.option_types import typed
 
 T = TypeVar("T")
 
@@ -80,24 +78,15 @@ class Registry(Generic[T]):
         ]
         if missing:
             raise ConfigError(f"{self.kind} {name!r} needs {', '.join(missing)}")
-        typed = {option: self._typed(name, option, value) for option, value in options.items()}
+        settled = {option: self._typed(name, option, value) for option, value in options.items()}
         try:
-            return builder(**typed)
+            return builder(**settled)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.kind} {name!r}: {error}") from error
 
     def _typed(self, name: str, option: str, value: Any) -> Any:
         annotation = self.option_types(name)[option]
-        kinds = {one for one in get_args(annotation) or (annotation,) if one is not NoneType}
         try:
-            if isinstance(value, bool) and kinds <= {int, float}:
-                raise ConfigError(f"{self.kind} {name!r}: {option}: expected a number, got {value}")
-            return value if annotation is Any else _adapter(annotation).validate_python(value)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigError(f"{self.kind} {name!r}: {option}: {problem['msg']}, got {value!r:.80}") from None
-
-
-@cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation)
+            return value if annotation is Any else typed(value, annotation)
+        except ValueError as error:
+            raise ConfigError(f"{self.kind} {name!r}: {option}: {error}, got {value!r:.80}") from None

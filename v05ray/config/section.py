@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from v05ray.registry import ConfigError
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -36,6 +38,14 @@ def expand_path(path: Any) -> Any:
     if "$" in expanded and not os.path.lexists(expanded):
         expanded = _VARIABLE.sub(_value_of, expanded)
     return type(path)(expanded)
+
+
+def given_path(path: Path, what: str) -> Path:
+    """A path of the command line, as `expand_path` reads it; raises `ConfigError` that begins with `what`."""
+    try:
+        return expand_path(path)
+    except ValueError as error:
+        raise ConfigError(f"{what} {str(path)!r:.200}: {error}") from error
 
 
 def _value_of(variable: re.Match[str]) -> str:

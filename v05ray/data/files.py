@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from v05ray.data.rows import CONVERSATION_FIELDS, QUESTION_FIELDS, BadRow
+from v05ray.lfs import check_no_pointer
 from v05ray.registry import ConfigError
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _PARQUET = b"PAR1"
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"[\0", b"\0[", b"\0\0\xfe\xff", b"\0\0\0{", b"\0\0\0[")
@@ -59,12 +59,6 @@ def record_name(file: Path) -> str:
 def is_parquet(file: Path) -> bool:
     """By the file's first bytes."""
     return _start(file).startswith(_PARQUET)
-
-
-def check_no_pointer(file: Path) -> None:
-    """Raises `ConfigError` for a file that git-lfs has not fetched: a clone without it leaves a few lines of text."""
-    if _start(file).startswith(_LFS_POINTER):
-        raise ConfigError(f"{file} is a Git LFS pointer, not the data itself; fetch it with `git lfs pull`")
 
 
 def json_records(file: Path) -> Iterator[tuple[str, object]]:
@@ -271,7 +265,7 @@ def _open_zstd(file: Path) -> io.BytesIO:
 def _start(file: Path) -> bytes:
     try:
         with file.open("rb") as content:
-            return content.read(len(_LFS_POINTER))
+            return content.read(64)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {one_line(error)}") from error
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from v05ray.data.files import check_no_pointer, json_records, parquet_records, record_name
+from v05ray.data.files import json_records, parquet_records, record_name
 from v05ray.data.hub import numbered_records
 from v05ray.data.paths import data_files, local_path
 from v05ray.data.rows import BadRow, Fields, Row, read_record
 from v05ray.data.tables import SUFFIXES, csv_records
+from v05ray.lfs import check_no_pointer
 from v05ray.registry import Registry
 
 

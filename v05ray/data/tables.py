@@ -5,8 +5,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from v05ray.data.files import check_is_text, check_no_pointer, one_line, unpacked
+from v05ray.data.files import check_is_text, one_line, unpacked
 from v05ray.data.rows import BadRow
+from v05ray.lfs import check_no_pointer
 from v05ray.registry import ConfigError
 
 SUFFIXES = (".csv", ".tsv")

@@ -380,8 +380,8 @@ def test_a_folder_of_several_splits_is_not_read_as_one(tmp_path):
         ("s3://bucket/x", "is an address"),
         ("", "an empty path"),
         ("a\0b", "NUL"),
-        (None, "path: Input should be a valid string, got None"),
-        ([3], "path: Input should be a valid string"),
+        (None, "path: expected text or a list of text, got None"),
+        ([3], "path: expected text or a list of text"),
     ],
 )
 def test_a_path_that_is_none_is_refused(path, said):
