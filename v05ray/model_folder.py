@@ -70,7 +70,9 @@ def _check_is_model(folder: Path) -> None:
     if kind is None:
         name = str(folder)
         hub = "" if _HUB_NAME.fullmatch(name) is None else f"; a hub's model is copied with `hf download {name}` first"
-        raise ConfigError(f"model.path {name!r} does not exist (looked from {Path.cwd()}){hub}")
+        raise ConfigError(
+            f"model.path {name!r} is not a Hugging Face model folder: it does not exist (looked from {Path.cwd()}){hub}"
+        )
     if kind == "a file":
         raise ConfigError(f"model.path {str(folder)!r} is a file; give the Hugging Face model folder that holds it")
     if (folder / "adapter_config.json").is_file():

@@ -151,7 +151,9 @@ def _unloadable() -> tuple[type[Exception], ...]:
 
 
 def _not_loaded(config: ModelConfig, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, LookupError) or not reason:  # its text is the key alone
+        reason = f"{type(error).__name__}: {reason}"
     return ConfigError(
         f"model.path: transformers cannot load {str(config.path)!r}: {reason}; copy the model again, or use another"
     )
