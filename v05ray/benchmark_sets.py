@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from v05ray.config.run import SourceSpec
+from v05ray.config.section import given_path
 from v05ray.data import sources
 from v05ray.data.rows import Row
 from v05ray.registry import ConfigError, suggest
@@ -92,7 +93,7 @@ def chosen(names: Sequence[str], local_data: Sequence[str]) -> dict[str, SourceS
             raise ConfigError(f"--data {one!r} is not of the form NAME=PATH, such as aime24=data/aime24.jsonl")
         if name in paths:
             raise ConfigError(f"--data names {name!r} twice; give each set once")
-        paths[name] = Path(path).expanduser()
+        paths[name] = given_path(Path(path), f"--data {name}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"--benchmarks names {twice[0]!r} twice; give each set once")
     return {

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from v05ray import advantages, budget, losses, recipes
 from v05ray.config import Config, Spec
+from v05ray.config.section import expand_path
 from v05ray.config.written import (
     Scalar,
     Typed,
@@ -55,15 +56,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming the file, the dotted key, what was got and the nearest valid name.
     """
-    path = path.expanduser()
-    if not path.is_file():
-        raise ConfigError(
-            f"config {str(path)!r} does not exist; give the path of a YAML file, such as jobs/tiny_cpu.yaml"
-        )
     try:
+        path = expand_path(path)
+        if not path.is_file():
+            state = "is no file" if path.exists() else "does not exist"
+            raise ConfigError(f"config {str(path)!r} {state}; give the path of a YAML file, such as jobs/tiny_cpu.yaml")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    except ConfigError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from error
+    except (OSError, ValueError) as error:  # of `expand_path` too
+        raise ConfigError(f"config {str(path)!r:.200}: cannot be read: {error}") from error
     written = read_yaml(text, str(path))
     if isinstance(written, Scalar):
         written = written.value
@@ -213,7 +217,11 @@ class _Merging:
 
 def _names_places(value: Any) -> bool:
     """Whether it says of places in a list what to change there: `{"0": {"size": 100}}`."""
-    return isinstance(value, dict) and bool(value) and all(str(key).isdigit() for key in value)
+    return isinstance(value, dict) and bool(value) and all(_is_place(str(key)) for key in value)
+
+
+def _is_place(key: str) -> bool:
+    return key.isascii() and key.isdigit()
 
 
 def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,7 +240,7 @@ def _at(tree: Mapping[str, Any], path: Iterable[str]) -> Mapping[str, Any]:
 
 
 def _type_inside(annotation: Any, key: str) -> Any:
-    if key.isdigit() and element(annotation) is not Any:
+    if _is_place(key) and element(annotation) is not Any:
         return element(annotation)
     model = model_of(annotation)
     known = model.model_fields.get(key) if model is not None else None
@@ -364,19 +372,37 @@ def _override_value(annotation: Any, text: str, override: str) -> Any:
 
 def _explain(error: ValidationError, where: str) -> str:
     """One line per problem, with the nearest valid key for an unknown one."""
-    lines = []
+    problems: dict[str, list[Any]] = {}
     for problem in error.errors():
         # The verifiers of a list are written in the place of a single one.
-        key = ".".join(str(part) for part in problem["loc"] if part != "components")
-        if problem["type"] == "extra_forbidden":
-            lines.append(
-                f"{where}: unknown key {key!r}{suggest(str(problem['loc'][-1]), _fields_at(problem['loc'][:-1]))}"
-            )
-        elif problem["type"] == "missing":
+        key = ".".join(str(part) for part in problem["loc"] if part != "components" and not _is_alternative(part))
+        problems.setdefault(key, []).append(problem)
+    lines = []
+    for key, (first, *others) in problems.items():
+        if first["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key {key!r}{_nearest(first['loc'])}")
+        elif first["type"] == "missing":
             lines.append(f"{where}: {key} is required")
+        elif first["type"] == "too_short" and any(one.startswith(f"{key}.") for one in problems):
+            continue  # its elements are the problem
         else:
-            lines.append(f"{where}: {key}: {problem['msg']}, got {problem['input']!r}")
+            said = " or ".join(one["msg"].removeprefix("Value error, ") for one in (first, *others))
+            lines.append(f"{where}: {key}: {said}, got {first['input']!r:.200}")
     return "\n".join(lines)
+
+
+def _is_alternative(part: int | str) -> bool:
+    """Whether a part of a location is pydantic's name of one of several types: `literal['auto']`, `constrained-int`."""
+    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
+
+
+def _nearest(location: Sequence[int | str]) -> str:
+    name = str(location[-1])
+    if len(location) == 1:  # the section may have been left out
+        inside = [f"{section}.{name}" for section in Config.model_fields if name in _fields_at([section])]
+        if inside and name not in Config.model_fields:
+            return f"; did you mean {' or '.join(map(repr, inside))}?"
+    return suggest(name, _fields_at(location[:-1]))
 
 
 def _fields_at(location: Sequence[int | str]) -> list[str]:

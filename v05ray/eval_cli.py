@@ -1,6 +1,7 @@
 """The command `v05ray eval`: a job's held-out prompts, or named benchmarks for a job or a model folder."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,12 +47,14 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    from v05ray.config.section import given_path
     from v05ray.console import print_evaluation
 
     config, benchmarks = config_of(parsed)
     from v05ray.evaluation_run import evaluate_only
 
-    done = evaluate_only(config, benchmarks=benchmarks, out=parsed.out)
+    out = None if parsed.out is None else given_path(parsed.out, "--out")
+    done = evaluate_only(config, benchmarks=benchmarks, out=out)
     print_evaluation(config, done.report)
     print(f"every response, with its verdict: {done.folder / 'responses.parquet'}")
     return 0
@@ -98,7 +101,7 @@ def config_of_model(folder: Path, sets: Sequence[Any], overrides: Sequence[str])
     # No prompts are taken from there; without label and verifier it does not speak against another one for a set.
     unused = {name: value for name, value in sources[0].items() if name not in ("label", "verifier")}
     written = {
-        "run": {"name": folder.resolve().name.replace(" ", "-")},
+        "run": {"name": _run_name(folder)},
         "model": {"path": str(folder), "max_length": min(context, longest + _ROOM_FOR_PROMPT)},
         "data": {"train": unused, "eval": sources, "suffix": BOXED, "chat_template": template},
         "sampling": {"max_tokens": 1},
@@ -106,6 +109,11 @@ def config_of_model(folder: Path, sets: Sequence[Any], overrides: Sequence[str])
         "rewards": {"verifier": {"name": "math"}},
     }
     return make_config(written, overrides, where=str(folder))
+
+
+def _run_name(folder: Path) -> str:
+    """The folder's name with what no run's name may hold left out."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip(".-")[:100] or "model"
 
 
 def _flags(parsed: argparse.Namespace) -> list[str]:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 from v05ray.config import Config
 from v05ray.generation.parts import check_parts
-from v05ray.model_folder import check_json, checkpoint_shapes, context_length, read_object, read_settings
+from v05ray.model_folder import (
+    check_generation,
+    check_json,
+    check_not_quantised,
+    checkpoint_shapes,
+    context_length,
+    read_object,
+    read_settings,
+)
 from v05ray.registry import ConfigError
 
 
@@ -18,6 +26,8 @@ def check_model_folder(config: Config) -> None:
     path = config.model.path
     settings = read_settings(path)
     check_json(path)
+    check_not_quantised(path)
+    check_generation(path)
     context = context_length(settings)
     if context is not None and config.model.max_length > context:
         raise ConfigError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from v05ray.lean_imports import lean_transformers
+from v05ray.lfs import check_no_pointer
 from v05ray.registry import ConfigError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -40,9 +41,10 @@ def read_object(path: Path) -> dict[str, Any]:
     """A JSON file of a model folder, `{}` where it does not exist; raises ConfigError unless it holds an object."""
     if not path.is_file():
         return {}
+    check_no_pointer(path)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ConfigError(f"model.path: {str(path)!r} is not whole JSON ({error}); copy the model again") from error
     if not isinstance(found, dict):
         raise ConfigError(
@@ -53,15 +55,68 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """`config.json`; raises ConfigError where the folder has none."""
+    _check_is_model(folder)
+    settings = read_object(folder / "config.json")
+    if not isinstance(settings.get("model_type"), str):
+        raise ConfigError(f"model.path: {str(folder / 'config.json')!r} names no model_type; copy the model again")
+    return settings
+
+
+def _check_is_model(folder: Path) -> None:
+    """Raises ConfigError where the folder is none, or that of something else than a model which can be trained."""
+    try:
+        kind = "a file" if folder.is_file() else "a folder" if folder.is_dir() else None
+    except OSError as error:
+        raise ConfigError(f"model.path {str(folder)!r:.200} cannot be read: {error.strerror or error}") from error
+    if kind is None:
+        name = str(folder)
+        hub = "" if _HUB_NAME.fullmatch(name) is None else f"; a hub's model is copied with `hf download {name}` first"
+        raise ConfigError(
+            f"model.path {name!r} is not a Hugging Face model folder: it does not exist (looked from {Path.cwd()}){hub}"
+        )
+    if kind == "a file":
+        raise ConfigError(f"model.path {str(folder)!r} is a file; give the Hugging Face model folder that holds it")
+    if (folder / "adapter_config.json").is_file():
+        # transformers would put it on the model as it loads, vLLM would not.
+        raise ConfigError(
+            f"model.path {str(folder)!r} holds an adapter (adapter_config.json); merge it into its model with peft's "
+            "merge_and_unload and save that"
+        )
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"model.path {str(folder)!r} is not a Hugging Face model folder (no config.json); "
             "`python -m v05ray.models smollm2 DIR` and `... tiny DIR` make small ones"
         )
-    settings = read_object(folder / "config.json")
-    if not isinstance(settings.get("model_type"), str):
-        raise ConfigError(f"model.path: {str(folder / 'config.json')!r} names no model_type; copy the model again")
-    return settings
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def check_not_quantised(folder: Path) -> None:
+    """Raises ConfigError for packed weights (GPTQ, AWQ, FP8, ...), which cannot be trained."""
+    settings = read_settings(folder)
+    packed = settings.get("quantization_config") or _of_text(settings).get("quantization_config")
+    packed = packed or read_object(folder / "quantize_config.json") or read_object(folder / "quant_config.json")
+    if packed:
+        method = packed.get("quant_method") if isinstance(packed, Mapping) else None
+        raise ConfigError(
+            f"model.path {str(folder)!r} is quantised ({method or 'quantization_config'}), and packed weights cannot "
+            "be trained; take the model in bfloat16 or float32"
+        )
+
+
+def check_generation(folder: Path) -> None:
+    """Raises ConfigError for a `generation_config.json` that transformers or vLLM would stumble over at the start."""
+    file = folder / "generation_config.json"
+    settings = read_object(file)
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+        value = settings.get(name)
+        if any(not isinstance(one, int) for one in (value if isinstance(value, list) else [value]) if one is not None):
+            raise ConfigError(f"model.path: {str(file)!r}: {name} is no number: {value!r:.80}")
+    for name in ("temperature", "top_p", "top_k", "repetition_penalty"):
+        value = settings.get(name)
+        if value is not None and not isinstance(value, int | float):
+            raise ConfigError(f"model.path: {str(file)!r}: {name} is no number: {value!r:.80}")
 
 
 def _of_text(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,6 +171,8 @@ def weight_files(folder: Path) -> list[Path]:
         )
     pickled = sorted(file.name for end in ("bin", "pt", "pth", "ckpt") for file in folder.glob(f"*.{end}"))
     found = f"{', '.join(pickled)}: pickles, which can run code and are not read" if pickled else "no weights"
+    if not pickled and (gguf := sorted(file.name for file in folder.glob("*.gguf"))):
+        found = f"{gguf[0]}, which is of another engine"
     raise ConfigError(f"model.path {str(folder)!r} holds {found}; save the model as safetensors")
 
 
@@ -142,6 +199,7 @@ def checkpoint_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _header(file: Path) -> dict[str, tuple[int, ...]]:
     """Format: u64 length n, n bytes of JSON {name: {dtype, shape, data_offsets: [start, end]}}, then the data."""
+    check_no_pointer(file)
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:
@@ -155,7 +213,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
         if expected != size:
             raise ValueError(f"it has {size} bytes, its header says {expected}")
         return {name: tuple(entry["shape"]) for name, entry in header.items()}
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"model.path: {str(file)!r} is not a whole safetensors file ({error}); copy it again"
         ) from error

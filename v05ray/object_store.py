@@ -8,6 +8,7 @@ from pathlib import Path
 
 from v05ray.config import Config
 from v05ray.layout import Node
+from v05ray.lfs import check_no_pointer
 from v05ray.registry import ConfigError
 from v05ray.weights.buckets import ITEM_BYTES
 
@@ -29,6 +30,7 @@ def weights_bytes(folder: Path, dtype: str) -> int:
 
 def _num_elements(path: Path) -> int:
     """The header is an 8-byte little-endian length and so many bytes of JSON."""
+    check_no_pointer(path)
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -36,7 +38,7 @@ def _num_elements(path: Path) -> int:
                 raise ValueError("cut off")
             header = json.loads(file.read(length))
         return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    except (OSError, ValueError, struct.error, TypeError, KeyError) as error:
+    except (OSError, ValueError, struct.error, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path} is not a whole safetensors file ({type(error).__name__}); fetch it again") from error
 
 

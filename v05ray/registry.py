@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from v05ray.option_types import typed
+
 T = TypeVar("T")
 
 
@@ -31,10 +33,11 @@ class RunError(RuntimeError):
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'x'?` where a valid name is near, else the list of valid names."""
+    """`; did you mean 'x'?` where a valid name is near, in any case, else the list of valid names."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; valid: {', '.join(names)}"
+    folded = {one.casefold(): one for one in reversed(names)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    return f"; did you mean {folded[near[0]]!r}?" if near else f"; valid: {', '.join(names)}"
 
 
 PLUGIN = "python"
@@ -90,6 +93,20 @@ def _parameters(label: str, builder: Callable[..., Any]) -> Mapping[str, inspect
         return inspect.signature(builder).parameters
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{label} has no signature that can be read: {error}; name a class or a function") from error
+
+
+def _as_typed(label: str, parameter: inspect.Parameter | None, option: str, value: Any) -> Any:
+    """The value as the builder's signature has it; raises `ConfigError` for one of another type."""
+    try:
+        return value if parameter is None else typed(value, _annotation(parameter))
+    except ValueError as error:
+        raise ConfigError(f"{label}: {option}: {error}, got {value!r:.80}") from None
+
+
+def _annotation(parameter: inspect.Parameter) -> Any:
+    """The parameter's type; `Any` where it gives none, or as text alone."""
+    given = parameter.annotation
+    return Any if given is parameter.empty or isinstance(given, str) else given
 
 
 def _is_json(value: object) -> bool:
@@ -212,10 +229,7 @@ class Registry(Generic[T]):
     def option_types(self, name: str) -> Mapping[str, Any]:
         """The options of `name` with their types, from the builder's signature; `Any` where it gives none."""
         parameters = inspect.signature(self.builder(name)).parameters.values()
-        return {
-            p.name: Any if p.annotation is p.empty or isinstance(p.annotation, str) else p.annotation
-            for p in parameters
-        }
+        return {p.name: _annotation(p) for p in parameters}
 
     def choose(self, name: str, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> Choice[T]:
         """Finds `name` and checks the options; imports what a plugin's path names, and builds nothing.
@@ -232,6 +246,7 @@ class Registry(Generic[T]):
         given = {key: value for key, value in (offered or {}).items() if key in takes and options.get(key) is None}
         options = {**options, **given}
         check_options(label, builder, options)
+        options = {name: _as_typed(label, takes.get(name), name, value) for name, value in options.items()}
         return Choice(label, self._checked(label, builder) if is_plugin else builder, options, is_plugin)
 
     def build(self, name: str, options: Mapping[str, Any], offered: Mapping[str, Any] | None = None) -> T:

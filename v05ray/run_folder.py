@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from v05ray.config.section import given_path
 from v05ray.registry import ConfigError
 
 
@@ -128,7 +129,7 @@ def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder | None:
         ConfigError: the path is no folder.
     """
     if asked != "auto":
-        path = Path(asked).expanduser()
+        path = given_path(Path(asked), "--resume")
         if not path.is_dir():
             raise ConfigError(f"--resume {asked}: no such run folder; give a run's folder, or `auto`")
         return RunFolder(path.resolve())

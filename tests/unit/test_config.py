@@ -1,3 +1,5 @@
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from v05ray.config import Config, Section
 from v05ray.config_files import load_config, make_config, to_yaml
 from v05ray.recipes import RECIPES
-from v05ray.registry import ConfigError
+from v05ray.registry import ConfigError, Registry
 
 MINIMAL = {"model": {"path": "m"}, "data": {"train": "jsonl"}}
 
@@ -361,3 +363,124 @@ def test_of_an_override_given_twice_the_last_one_counts(tmp_path: Path):
     path = write(tmp_path, SOURCES)
     assert load_config(path, ["run.seed=1", "run.seed=2"]).run.seed == 2
     assert load_config(path, ["advantage.sigma_floor=0.5", "advantage=v05_eb"]).advantage.name == "v05_eb"
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "-x", "a b", "a/b", "ünï", "x\n", "~", "a" * 201, ""])
+def test_a_run_is_not_named_what_is_no_safe_name_of_a_folder(name: str):
+    with pytest.raises(ConfigError, match=r"run\.name: a name "):
+        make_config(MINIMAL | {"run": {"name": name}})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("-1", None), ("1_000", 1000), ("1e3", 1000), ("1:30", None), ("true", None), ("yes", None)],
+)
+def test_a_number_is_read_as_people_mean_it_and_truth_is_none(tmp_path: Path, text: str, value: int | None):
+    for load in (
+        lambda: load_config(write(tmp_path, SHORT), [f"run.num_steps={text}"]),
+        lambda: load_config(write(tmp_path, SHORT + f"run: {{num_steps: {text}}}\n")),
+    ):
+        if value is None:
+            with pytest.raises(ConfigError, match=r"run\.num_steps: "):
+                load()
+        else:
+            assert load().run.num_steps == value
+
+
+@pytest.mark.parametrize("field", ["prefix", "suffix", "assistant_prefix"])
+def test_null_is_not_written_before_or_after_a_question(tmp_path: Path, field: str):
+    with pytest.raises(ConfigError, match=f"data.{field}: null would be written there as text"):
+        load_config(write(tmp_path, SHORT), [f"data.{field}=null"])
+    assert getattr(load_config(write(tmp_path, SHORT), [f"data.{field}="]).data, field) == ""
+
+
+def test_variables_of_the_environment_stand_in_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SCRATCH", "/big")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    path = write(tmp_path, SHORT)
+    config = load_config(path, ["run.output_dir=$SCRATCH/x", "model.path=${SCRATCH}/m", "data.suffix=$SCRATCH"])
+    assert (str(config.run.output_dir), str(config.model.path), config.data.suffix) == ("/big/x", "/big/m", "$SCRATCH")
+    with pytest.raises(ConfigError, match=r"run.output_dir: the environment has no variable 'NOWHERE'"):
+        load_config(path, ["run.output_dir=$NOWHERE/x"])
+    (tmp_path / "a$NOWHERE").mkdir()
+    assert load_config(path, [f"model.path={tmp_path}/a$NOWHERE"]).model.path.name == "a$NOWHERE"
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "file:///x", "hf://org/model", "https://host/m"])
+@pytest.mark.parametrize("key", ["run.output_dir", "model.path"])
+def test_an_address_is_no_path(tmp_path: Path, key: str, address: str):
+    with pytest.raises(ConfigError, match=f"{key}: .* is an address, not a path"):
+        load_config(write(tmp_path, SHORT), [f"{key}={address}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("recipe=GRPO", "unknown recipe 'GRPO'; did you mean 'grpo'?"),
+        ("num_steps=5", "unknown key 'num_steps'; did you mean 'run.num_steps'?"),
+        ("num_threads=5", "did you mean 'generators.num_threads' or 'value.num_threads' or 'learner.num_threads'?"),
+        ("RUN.seed=5", "unknown key 'RUN'; did you mean 'run'?"),
+        ("generators.num_threads=two", "generators.num_threads: .*valid integer.* or .*'auto', got 'two'"),
+        ("budget.rule.n_max=abc", "budget rule 'osla': n_max: expected a whole number, got 'abc'"),
+        ("budget.rule.cold_start=4.5", "cold_start: expected a whole number, got 4.5"),
+        ("advantage.sigma_floor=null", "advantage 'v05': sigma_floor: expected a number, got None"),
+        ("advantage.sigma_floor=yes", "advantage 'v05': sigma_floor: "),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(tmp_path: Path, override: str, message: str):
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")) as caught:
+        load_config(write(tmp_path, SHORT), [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_that_cannot_be_read_is_one_line(tmp_path: Path):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, SHORT), ["data.train={name: jsonl, weight: abc}"])
+    assert str(caught.value).count("\n") == 0
+    assert "data.train.0.weight: Input should be a valid number" in str(caught.value)
+
+
+def test_aliases_may_repeat_values_but_not_without_end(tmp_path: Path):
+    shared = "model: {path: m}\ndata:\n  train: &t {name: jsonl, path: x}\n  eval: {<<: *t, path: y}\n"
+    config = load_config(write(tmp_path, shared))
+    assert config.data.eval is not None
+    assert (config.data.train[0].options, config.data.eval[0].options) == ({"path": "x"}, {"path": "y"})
+    names = "abcdefgh"
+    doubling = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in itertools.pairwise(names)
+    )
+    with pytest.raises(ConfigError, match="line 6: more than 100,000 values; is it the right file"):
+        load_config(write(tmp_path, doubling))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [(".", "is no file"), ("no.yaml", "does not exist"), ("x" * 300, "cannot be read"), ("a\0b", "cannot be read")],
+)
+def test_a_path_that_is_no_config_file_is_said(path: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        load_config(Path(path))
+
+
+def test_options_of_a_registry_have_the_types_of_its_builder():
+    registry: Registry[object] = Registry("thing")
+    registry.register("x")(lambda size, share=0.5, names=(): (size, share, names))
+    assert registry.build("x", {"size": object}) == (object, 0.5, ())  # without a type, anything goes
+
+    @registry.register("y")
+    def y(size: int, share: float = 0.5, names: str | Sequence[str] = (), on: bool = False) -> object:
+        return size, share, names, on
+
+    assert y is registry.builder("y")
+    assert registry.build("y", {"size": 2.0, "names": ["a"], "on": True}) == (2, 0.5, ["a"], True)
+    for option, value in (
+        ("size", "a"),
+        ("size", True),
+        ("size", 1.5),
+        ("share", [1]),
+        ("names", 5),
+        ("names", [5]),
+        ("on", "no"),
+    ):
+        with pytest.raises(ConfigError, match=f"thing 'y': {option}: "):
+            registry.build("y", {"size": 1, option: value})

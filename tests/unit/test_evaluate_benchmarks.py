@@ -12,8 +12,9 @@ from tests.unit.data.tokenizing import CharTokenizer, decode
 from v05ray.benchmark_sets import BENCHMARKS, chosen
 from v05ray.cli import main
 from v05ray.config import Config
+from v05ray.config.run import RunConfig
 from v05ray.console import evaluation_table
-from v05ray.eval_cli import add_parser, config_of
+from v05ray.eval_cli import _run_name, add_parser, config_of
 from v05ray.evaluate import EvalReport, EvalRow, Kind, summarise
 from v05ray.evaluation_run import fingerprint, load_sets, output_folder
 from v05ray.registry import ConfigError
@@ -207,3 +208,17 @@ def test_the_table_gives_each_set_and_all_prompts_with_intervals():
     assert lines[1].split()[:6] == ["a", "2", "100.0", "±", "0.0", "75.0"]
     assert lines[2].split() == ["b", "1", "0.0", "0.0", "0.0", "0.0"]
     assert lines[3].startswith("all")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("my model", "my-model"),
+        ("modèle (1)", "mod-le-1-"),
+        (".hidden", "hidden"),
+        ("模型", "model"),
+        ("x" * 150, "x" * 100),
+    ],
+)
+def test_any_folder_gives_its_evaluation_a_name(tmp_path, folder, name):
+    assert RunConfig(name=_run_name(tmp_path / folder)).name == name

@@ -19,6 +19,7 @@ from v05ray.model_folder import (
     vocabulary_size,
     weight_files,
 )
+from v05ray.object_store import weights_bytes
 from v05ray.registry import ConfigError
 
 SETTINGS = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 128}
@@ -166,3 +167,54 @@ def test_a_tokenizer_that_says_nothing_usable_is_named(
     (folder / "tokenizer.json").write_text(json.dumps(whole | damage))
     with pytest.raises(ConfigError, match=r"cannot load the tokenizer of .*; copy the model again$"):
         load_tokenizer(folder, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model-1-of-2.safetensors"])
+def test_a_pointer_of_git_lfs_is_named_as_such(folder: Path, name: str):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    assert f"{name} is a Git LFS pointer" in refused(folder)
+    if name.endswith(".safetensors"):
+        with pytest.raises(ConfigError, match=r"is a Git LFS pointer.*git lfs pull"):
+            weights_bytes(folder, "float32")
+
+
+@pytest.mark.parametrize(
+    ("quantised", "said"),
+    [
+        ({"config.json": SETTINGS | {"quantization_config": {"quant_method": "gptq", "bits": 4}}}, "quantised (gptq)"),
+        ({"config.json": SETTINGS | {"text_config": {"quantization_config": {"quant_method": "fp8"}}}}, "(fp8)"),
+        ({"quantize_config.json": {"bits": 4}}, "quantised (quantization_config)"),
+    ],
+)
+def test_packed_weights_are_refused_for_what_they_are(folder: Path, quantised: dict[str, object], said: str):
+    for name, content in quantised.items():
+        (folder / name).write_text(json.dumps(content))
+    message = refused(folder)
+    assert said in message
+    assert "take the model in bfloat16 or float32" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [({"eos_token_id": "</s>"}, "eos_token_id is no number"), ({"temperature": "hot"}, "temperature is no number")],
+)
+def test_a_generation_config_that_no_engine_would_take_is_named(folder: Path, content: dict[str, object], said: str):
+    (folder / "generation_config.json").write_text(json.dumps(content))
+    assert said in refused(folder)
+
+
+def test_what_is_no_model_folder_is_named_for_what_it_is(folder: Path):
+    assert "is a file; give the Hugging Face model folder that holds it" in refused(folder / "config.json")
+    assert "does not exist (looked from" in refused(folder / "gone")
+    assert "copied with `hf download owner/name` first" in refused(Path("owner/name"))
+    assert "cannot be read" in refused(Path("/" + "x" * 400))
+    (folder / "adapter_config.json").write_text("{}")
+    assert "holds an adapter (adapter_config.json); merge it" in refused(folder)
+
+
+@pytest.mark.parametrize("header", [[1], {"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}, {"a": {}}])
+def test_weights_whose_header_is_no_table_of_tensors_are_named_before_they_are_measured(folder: Path, header: object):
+    text = json.dumps(header).encode()
+    (folder / "model-1-of-2.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(ConfigError, match=r"model-1-of-2\.safetensors is not a whole safetensors file"):
+        weights_bytes(folder, "float32")

@@ -1,20 +1,41 @@
 """The sections of the run as a whole: what it trains on, how it draws, what it tells, where it runs."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
-from v05ray.config.section import FilePath, Fraction, Section, Spec
+from v05ray.config.section import FilePath, Fraction, Section, Spec, Text
 from v05ray.config.verifier import VerifierSpec
 from v05ray.types import Sampling
+
+_MOST_NAME_CHARACTERS = 200
+"""A file name may have 255, and numbers and endings are put behind this one."""
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            "a name is made of letters a to z, digits, '.', '_' and '-', and begins with none of '.' and '-'"
+        )
+    if len(name) > _MOST_NAME_CHARACTERS:
+        raise ValueError(f"a name has {_MOST_NAME_CHARACTERS} characters at most, this one {len(name)}")
+    return name
 
 
 class RunConfig(Section):
     """The run as a whole."""
 
-    name: str = Field(default="v05", pattern=r"^[A-Za-z0-9._-]+$")
-    """Name of the run's folder under `output_dir`, and of the MLflow run."""
+    name: Annotated[str, AfterValidator(_check_name)] = "v05"
+    """Name of the run's folder under `output_dir`, and of the MLflow run: letters a to z, digits, `.`, `_` and `-`."""
     output_dir: FilePath = Path("runs")
     """Where run folders go."""
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -107,9 +128,9 @@ class DataConfig(Section):
     system_prompt: str | None = None
     """System message put before each question; refused for rows with one of their own, and for templates that know no
     system role (Gemma's, older ones of Mistral), for which `prefix` is the place."""
-    prefix: str = ""
+    prefix: Text = ""
     """Put before each question (the last user message), such as `Solve this problem.\\n\\n`"""
-    suffix: str = ""
+    suffix: Text = ""
     """Appended to each question, such as ` Answer with just the number.`"""
     chat_template: bool = True
     """Use the tokenizer's chat template; otherwise the question is given as it is, between `prefix` and `suffix`."""
@@ -118,7 +139,7 @@ class DataConfig(Section):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """What the chat template is given by name, such as `{enable_thinking: false}` for Qwen3's; a name that the
     template does not use is refused."""
-    assistant_prefix: str = ""
+    assistant_prefix: Text = ""
     """Begins each of the policy's responses, such as `<think>\\n`: part of the prompt, not of what is judged."""
     shuffle: bool = True
     """Reshuffle the training prompts each epoch, by `run.seed`."""
@@ -183,7 +204,7 @@ class TrackingConfig(Section):
 
     uri: str | None = None
     """MLflow tracking URI; None means a SQLite file in the output folder."""
-    experiment: str = "v05ray"
+    experiment: str = Field(default="v05ray", min_length=1)
     """MLflow experiment."""
     num_sample_rollouts: int = Field(default=8, ge=0)
     """Rollouts per checkpointed step kept as an artifact to read."""

@@ -1,13 +1,15 @@
 """Values as they were written, and what they mean for the field that gets them.
 
-YAML 1.1 reads `0042` as 34, `on` as true and `2025-11-25` as a date. Whether that is right depends on the field, which
-is known only once all layers of a config are merged. So `read_yaml` keeps the text of such scalars (`Scalar`), a
-`key=value` keeps all of its text (`Typed`), and `settle` decides: a text field gets the text, any other the YAML value.
+YAML 1.1 reads `on` as true and `2025-11-25` as a date. Whether that is right depends on the field, which is known only
+once all layers of a config are merged. So `read_yaml` keeps the text of such scalars (`Scalar`), a `key=value` keeps
+all of its text (`Typed`), and `settle` decides: a text field gets the text, a number never true or false, any other the
+YAML value. Numbers are read as in YAML 1.2: `010` is 10, not 8, and `1:30` is text, not 90.
 """
 
 import datetime
+import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -19,6 +21,9 @@ from v05ray.config.section import Spec
 from v05ray.registry import ConfigError
 
 _NULLS = ("", "~", "null", "Null", "NULL")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+_MOST_VALUES = 100_000
+"""Values that a document may hold, counted where they are used: an alias repeats what it stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,10 @@ class _Loader(yaml.SafeLoader):
 
 def _plain(construct: Callable[[Any, Any], Any]) -> Callable[[_Loader, Any], Any]:
     def make(loader: _Loader, node: Any) -> Any:
+        if ":" in node.value and not node.tag.endswith(":timestamp"):  # base 60 in YAML 1.1
+            return node.value
+        if node.tag.endswith(":int") and _LEADING_ZERO.fullmatch(node.value):  # octal in YAML 1.1
+            return Scalar(node.value, int(node.value.replace("_", ""), 10))
         try:
             value = construct(loader, node)
         except ValueError:  # `2025-13-45` has the form of a date
@@ -68,15 +77,18 @@ def read_yaml(text: str, where: str) -> Any:
     """Mappings, lists, text and `Scalar`s; None for an empty document.
 
     Raises:
-        ConfigError: not YAML, or a key is written twice; names `where`, the line and the key.
+        ConfigError: not YAML, a key is written twice, or it holds more than `_MOST_VALUES` values; names `where`, the
+            line and the key.
     """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
-        _refuse_repeated(node, where)
+        _refuse_repeated(node, where, {})
         return loader.construct_document(node)
+    except RecursionError as error:
+        raise ConfigError(f"{where}: nested too deep for a config; is it the right file?") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -84,13 +96,26 @@ def read_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}{line}: not valid YAML: {problem}") from error
 
 
-def _refuse_repeated(node: Any, where: str, path: tuple[str, ...] = (), seen: frozenset[int] = frozenset()) -> None:
-    if id(node) in seen:
+def _refuse_repeated(node: Any, where: str, sizes: dict[int, int], path: tuple[str, ...] = ()) -> int:
+    """The number of values in a node; `sizes` holds those of the nodes seen, 0 while a node is being looked at."""
+    size = sizes.get(id(node))
+    if size is None:
+        sizes[id(node)] = 0
+        size = 1 + sum(_refuse_repeated(one, where, sizes, inner) for one, inner in _inside(node, where, path))
+        sizes[id(node)] = size
+    if size == 0:
         raise ConfigError(f"{where}, line {node.start_mark.line + 1}: an alias contains itself")
-    seen = seen | {id(node)}
+    if size > _MOST_VALUES:
+        raise ConfigError(
+            f"{where}, line {node.start_mark.line + 1}: more than {_MOST_VALUES:,} values; is it the right file?"
+        )
+    return size
+
+
+def _inside(node: Any, where: str, path: tuple[str, ...]) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """The nodes within one, each with its dotted path; refuses keys that are no names, or written twice."""
     if isinstance(node, yaml.SequenceNode):
-        for index, one in enumerate(node.value):
-            _refuse_repeated(one, where, (*path, str(index)), seen)
+        yield from ((one, (*path, str(index))) for index, one in enumerate(node.value))
     if not isinstance(node, yaml.MappingNode):
         return
     lines: dict[str, int] = {}
@@ -105,7 +130,7 @@ def _refuse_repeated(node: Any, where: str, path: tuple[str, ...] = (), seen: fr
                 "would be lost; merge the two"
             )
         lines[key.value] = line
-        _refuse_repeated(value, where, (*path, key.value), seen)
+        yield value, (*path, key.value)
 
 
 def members(annotation: Any) -> list[Any]:
@@ -197,6 +222,8 @@ def _settle_scalar(scalar: Scalar, annotation: Any) -> Any:
     others = [one for one in alternatives if one is not types.NoneType and not _is_text(one)]
     if scalar.value is None and (types.NoneType in alternatives or others):
         return None
+    if isinstance(scalar.value, bool) and others and all(one in (int, float) for one in others):
+        return scalar.text  # for a number, true would count as 1
     text = all(is_structured(one) for one in others) and (is_spec(annotation) or any(map(_is_text, alternatives)))
     return scalar.text if text or isinstance(scalar.value, datetime.date) else scalar.value
 

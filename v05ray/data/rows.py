@@ -7,7 +7,7 @@ Shapes that need no options (see docs/data.md for the whole table):
     {"prompt": [{"role": "user", "content": "..."}], "reward_model": {"ground_truth": "42"},
      "data_source": "gsm8k", "extra_info": {}}  verl, SkyRL, DAPO-Math-17k
     {"input": "...", "label": "42"}             OpenRLHF; slime with `prompt`
-    {"messages": [...], "answer": "42"}         AReaL
+    {"messages": [...], "answer": "42"}         AReaL; its older files have `solutions`
     {"question": "...", "final_answer": ["42"], "error": "0.1"}   OlympiadBench
 
 A row whose fields name two different questions or answers is refused with the names: `question_field` and
@@ -19,13 +19,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+from v05ray.data.messages import Refused, check_text, decoded, from_text, parsed, read_messages
+
 QUESTION_FIELDS = ("question", "problem", "prompt", "input", "instruction", "query")
 """Where a question may stand when no `question_field` is given; two that differ are refused."""
-CONVERSATION_FIELDS = ("messages", "conversations")
+CONVERSATION_FIELDS = ("messages", "conversations", "context_messages", "responses_create_params.input")
 """Where a conversation that ends with the question may stand, if none of the above is there."""
 ANSWER_FIELDS = (
     "answer",
@@ -33,14 +36,14 @@ ANSWER_FIELDS = (
     "ground_truth",
     "final_answer",
     "reward_spec.ground_truth",
+    "verification_info.ground_truth",
     "expected_answer",
     "reference_answer",
     "label",
 )
 """Where a final answer may stand when no `answer_field` is given; two that differ are refused."""
-SOLUTION_FIELDS = ("solution", "output")
+SOLUTION_FIELDS = ("solution", "solutions", "output")
 """Where an answer may stand, alone or at the end of a solution, if none of the above is there."""
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +89,12 @@ class Fields:
     """The source's name where the record has no `data_source`."""
 
 
-class _Refused(ValueError):
-    """Why a record cannot be used; becomes a `BadRow`."""
-
-
 def read_record(record: object, fields: Fields, where: str) -> Row | BadRow:
     """Reads one record; never raises for what stands in it."""
     try:
         if not isinstance(record, Mapping):
-            raise _Refused(f"the row is a {type(record).__name__}, not a mapping of fields")
-        return Row(
+            raise Refused(f"the row is a {type(record).__name__}, not a mapping of fields")
+        row = Row(
             messages=_messages(record, fields),
             answer=_answer(record, fields),
             source=_source(record, fields),
@@ -103,8 +102,12 @@ def read_record(record: object, fields: Fields, where: str) -> Row | BadRow:
             row_id=_row_id(record, fields),
             metadata=_metadata(record),
         )
-    except _Refused as refused:
-        return BadRow(where, str(refused))
+        _check_whole(record, row, fields)
+        return row
+    except Refused as refused:
+        return BadRow(where, str(refused).encode(errors="backslashreplace").decode())
+    except RecursionError:
+        return BadRow(where, "its values are nested too deep")
 
 
 def _look_up(record: Mapping[str, Any], path: str) -> Any:
@@ -123,16 +126,10 @@ def _look_up(record: Mapping[str, Any], path: str) -> Any:
 def _as_mapping(value: object) -> Mapping[str, Any] | None:
     """A mapping, also one that is stored as JSON text; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
-        value = _parsed(value)
+        value = parsed(value)
+    if isinstance(value, list) and value and all(isinstance(one, tuple) and len(one) == 2 for one in value):
+        value = dict(value)  # what Arrow calls a map
     return value if isinstance(value, Mapping) else None
-
-
-def _parsed(text: str) -> Any:
-    """The value of a JSON text; None where it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _find(record: Mapping[str, Any], named: str | None, usual: Sequence[Sequence[str]], what: str) -> tuple[str, Any]:
@@ -140,13 +137,13 @@ def _find(record: Mapping[str, Any], named: str | None, usual: Sequence[Sequence
     if named is not None:
         value = _look_up(record, named)
         if _is_missing(value):
-            raise _Refused(_not_found(record, what, (named,)))
+            raise Refused(_not_found(record, what, (named,)))
         return named, value
     for group in usual:
         found = _present(record, group)
         if found:
             return _only(found, what)
-    raise _Refused(_not_found(record, what, [path for group in usual for path in group]))
+    raise Refused(_not_found(record, what, [path for group in usual for path in group]))
 
 
 def _present(record: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
@@ -171,7 +168,7 @@ def _only(found: Mapping[str, Any], what: str) -> tuple[str, Any]:
     if differing:
         shown = ", ".join(f"{name}: {found[name]!r:.40}" for name in (path, *differing))
         option = f"{what}_field"
-        raise _Refused(f"several fields may be the {what} ({shown}); name the right one with `{option}`")
+        raise Refused(f"several fields may be the {what} ({shown}); name the right one with `{option}`")
     return path, value
 
 
@@ -183,6 +180,8 @@ def _key(value: Any) -> str:
         return _key(value["content"])
     if isinstance(value, str):
         return " ".join(_after_hashes(value).split())
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column with gaps makes floats of whole numbers
     return json.dumps(value, default=str)
 
 
@@ -192,7 +191,7 @@ def _not_found(record: Mapping[str, Any], what: str, paths: Sequence[str]) -> st
 
 
 def _is_missing(value: object) -> bool:
-    """Null, and what tables have in its place."""
+    """Null, and what tables have in its place: NaN, the empty text."""
     return value is None or (isinstance(value, float) and math.isnan(value)) or value == ""
 
 
@@ -201,28 +200,14 @@ def _messages(record: Mapping[str, Any], fields: Fields) -> tuple[tuple[str, str
     usual = (QUESTION_FIELDS, CONVERSATION_FIELDS)
     if any(_as_mapping(record.get(name)) for name in ("reward_model", "reward_spec")):
         usual = (("prompt",), *usual)
+    if _as_mapping(record.get("responses_create_params")):
+        usual = (("responses_create_params.input",), *usual)
     _, value = _find(record, fields.question, usual, "question")
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        stored = _parsed(value)
-        if isinstance(stored, list) and stored and all(isinstance(one, Mapping) for one in stored):
-            value = stored
-    if isinstance(value, Mapping):
-        value = [value]
-    if isinstance(value, str):
-        value = [{"role": "user", "content": _with_context(record, value)}]
-    if not isinstance(value, Sequence) or not value:
-        raise _Refused(f"the question is neither text nor a list of messages but {value!r:.80}")
-    messages = tuple(_message(one) for one in value)
-    role, content = messages[-1]
-    if role != "user":
-        raise _Refused(
-            f"the last message is the {role}'s, not the user's; cut it off, or name another `question_field`"
-        )
-    if not content.strip():
-        raise _Refused("the question is empty")
-    for _, text in messages:
-        _check_text(text, "question")
-    return messages
+    value = decoded(value, "question")
+    stored = from_text(value) if isinstance(value, str) else value
+    if isinstance(stored, str):
+        stored = [{"role": "user", "content": _with_context(record, stored)}]
+    return read_messages(stored)
 
 
 def _with_context(record: Mapping[str, Any], question: str) -> str:
@@ -233,60 +218,58 @@ def _with_context(record: Mapping[str, Any], question: str) -> str:
     return question
 
 
-_SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
-"""ShareGPT's names of roles: `{"from": "human", "value": "..."}`."""
+_MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+_PLACEHOLDER = re.compile(r"<image_?\d+>")
+_CHOICES = ("choices", "options")
 
 
-def _message(value: object) -> tuple[str, str]:
-    if isinstance(value, Mapping) and "from" in value and "role" not in value:
-        value = {"role": _SPEAKERS.get(str(value["from"]), ""), "content": value.get("value")}
-    if not isinstance(value, Mapping) or value.get("role") not in ROLES:
-        raise _Refused(f"a message needs a role ({', '.join(ROLES)}) and a text content, got {value!r:.80}")
-    content = value.get("content")
-    if isinstance(content, Sequence) and not isinstance(content, str) and content:
-        content = "".join(map(_part, content))
-    if not isinstance(content, str):
-        raise _Refused(f"a message needs a role ({', '.join(ROLES)}) and a text content, got {value!r:.80}")
-    return str(value["role"]), content
+def _check_whole(record: Mapping[str, Any], row: Row, fields: Fields) -> None:
+    """Refuses a row of which something that the question needs stands in another field, and would be left out."""
+    question = row.messages[-1][1]
+    shown = [f"field {name!r}" for name in (_spelling(record, name) for name in _MEDIA) if record.get(name)]
+    if shown := [*shown, *_PLACEHOLDER.findall(question)]:
+        raise Refused(f"the question goes with what is no text ({shown[0]}); only text can be put to the policy")
+    if fields.question is not None or fields.answer is not None:
+        return
+    for name in (_spelling(record, name) for name in _CHOICES):
+        choices = _choices(record.get(name))
+        if len(choices) > 1 and _is_choice(row.answer, len(choices)) and not any(one in question for one in choices):
+            raise Refused(
+                f"the answer {row.answer!r} chooses from field {name!r}, which is no part of the question; write the "
+                "choices into the question, or name `question_field` to leave them out"
+            )
 
 
-def _part(value: object) -> str:
-    """The text of one part of a message's content."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping) and value.get("type", "text") in ("text", "input_text"):
-        text = value.get("text")
-        if isinstance(text, str):
-            return text
-    kind = value.get("type") if isinstance(value, Mapping) else type(value).__name__
-    raise _Refused(f"a part of a message is no text but {kind!r}: {value!r:.80}; only text can be put to the policy")
+def _choices(value: object) -> list[str]:
+    if isinstance(value, Mapping):  # {"text": [...], "label": [...]}, or {"A": ..., "B": ...}
+        value = value["text"] if isinstance(value.get("text"), list) else list(value.values())
+    return [str(one).strip() for one in value if str(one).strip()] if isinstance(value, list) else []
 
 
-def _check_text(text: str, what: str) -> None:
-    """Refuses half of a UTF-16 pair standing alone, which JSON can write (`\\ud83d`) and no text can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise _Refused(f"the {what} holds a lone surrogate {text[error.start]!a}, which is no character") from error
+def _is_choice(answer: str, count: int) -> bool:
+    """Whether an answer is the number or the letter of one of so many choices."""
+    if answer.isascii() and answer.isdigit():
+        return int(answer) <= count
+    return len(answer.strip("() .")) == 1 and answer.strip("() .").isalpha()
 
 
 def _answer(record: Mapping[str, Any], fields: Fields) -> str:
     try:
         path, value = _find_answer(record, fields)
-    except _Refused:
+    except Refused:
         if fields.require_answer:
             raise
         return ""
     text = _answer_text(path, value)
-    if fields.answer_after is not None:
+    if fields.answer_after:
         if fields.answer_after not in text:
-            raise _Refused(f"the answer has no {fields.answer_after!r}, which `answer_after` asks for")
+            raise Refused(f"the answer has no {fields.answer_after!r}, which `answer_after` asks for")
         text = text.rsplit(fields.answer_after, 1)[1]
     else:
         text = _after_hashes(text)
     if fields.require_answer and not text.strip():
-        raise _Refused("the answer is empty")
-    _check_text(text, "answer")
+        raise Refused("the answer is empty")
+    check_text(text, "answer")
     return text.strip()
 
 
@@ -298,13 +281,13 @@ def _find_answer(record: Mapping[str, Any], fields: Fields) -> tuple[str, Any]:
         return _only(found, "answer")
     for name in (_spelling(record, path) for path in ANSWER_FIELDS):
         if name in record:  # the row says that it has no answer: its solution is not taken for one
-            raise _Refused(
+            raise Refused(
                 f"the answer is empty: field {name!r} is {record[name]!r}; drop the row, or name another `answer_field`"
             )
     path, value = _find(record, None, (ANSWER_FIELDS, SOLUTION_FIELDS), "answer")
     listed = isinstance(value, Sequence) and not isinstance(value, str)
     if listed and any(len(str(item).split()) > _MOST_WORDS for item in value):
-        raise _Refused(f"field {path!r} is a list of worked solutions, not an answer; name one with `answer_field`")
+        raise Refused(f"field {path!r} is a list of worked solutions, not an answer; name one with `answer_field`")
     return path, value
 
 
@@ -314,6 +297,7 @@ _MOST_WORDS = 25
 
 def _answer_text(path: str, value: Any) -> str:
     """An answer as text: scalars as JSON writes them, a list's as JSON text of its items."""
+    value = decoded(value, "answer")
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence) and not value:
@@ -326,11 +310,13 @@ def _answer_text(path: str, value: Any) -> str:
         return json.dumps(items, ensure_ascii=False)
     if _is_scalar(value):
         return _scalar_text(value)
+    if isinstance(value, date | time | timedelta):
+        return str(value)
     # Code tasks keep test cases here: their verifier reads them back as JSON.
     try:
         return json.dumps(value, default=str, allow_nan=False)
     except ValueError as error:
-        raise _Refused(f"the answer holds NaN or infinity: {value!r:.80}") from error
+        raise Refused(f"the answer holds NaN or infinity: {value!r:.80}") from error
 
 
 def _is_scalar(value: object) -> bool:
@@ -339,7 +325,7 @@ def _is_scalar(value: object) -> bool:
 
 def _scalar_text(value: object) -> str:
     if value is None or (isinstance(value, float | Decimal) and not math.isfinite(value)):
-        raise _Refused(f"the answer is {value}, which is no answer")
+        raise Refused(f"the answer is {value}, which is no answer")
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, Decimal) else json.dumps(value)
@@ -359,8 +345,8 @@ def _row_id(record: Mapping[str, Any], fields: Fields) -> str | None:
         return None
     value = _look_up(record, fields.row_id)
     if value is None or not str(value).strip():
-        raise _Refused(f"no id in field {fields.row_id!r}")
-    _check_text(str(value), "id")
+        raise Refused(f"no id in field {fields.row_id!r}")
+    check_text(str(value), "id")
     return str(value)
 
 
@@ -368,7 +354,7 @@ def _source(record: Mapping[str, Any], fields: Fields) -> str:
     value = record.get("data_source")
     if _is_missing(value) or not value:
         return fields.source
-    _check_text(str(value), "data_source")
+    check_text(str(value), "data_source")
     return str(value)
 
 

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from v05ray.data.files import check_no_pointer, json_records, parquet_records, record_name
+from v05ray.data.files import json_records, parquet_records, record_name
 from v05ray.data.hub import numbered_records
+from v05ray.data.paths import data_files, local_path
 from v05ray.data.rows import BadRow, Fields, Row, read_record
-from v05ray.registry import ConfigError, Form, Registry
+from v05ray.data.tables import SUFFIXES, csv_records
+from v05ray.lfs import check_no_pointer
+from v05ray.registry import Form, Registry
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ sources: Registry[Source] = Registry(
         fix="return a v05ray.data.sources.Source(rows, label)",
     ),
 )
+_SUFFIXES = {"jsonl": (".jsonl", ".json", ".ndjson"), "parquet": (".parquet",), "csv": SUFFIXES}
+"""Of the files that are taken of a folder."""
 
 
 @sources.register("jsonl")
@@ -44,7 +49,9 @@ def jsonl(
     require_answer: bool = True,
     source: str | None = None,
 ) -> Source:
-    """One JSON object a line, or a JSON array of them, also packed (gz, zst, bz2, xz), in one file or several.
+    """One JSON object a line, or a JSON array of them, also packed (gz, zst, bz2, xz).
+
+    `path` is a file, a pattern such as `data/*.jsonl`, a folder of such files, or a list of these.
 
     See `rows` for the shapes that need no options.
     """
@@ -59,7 +66,7 @@ def _of_files(
     fields: Fields,
 ) -> Source:
     """The rows of one file after the other; where the fields name no source, it is the file's name."""
-    paths = _files(path)
+    paths = data_files(path, _SUFFIXES[kind])
     for file in paths:
         check_no_pointer(file)
     rows = (
@@ -89,6 +96,21 @@ def parquet(
     return _of_files("parquet", path, parquet_records, fields)
 
 
+@sources.register("csv")
+def csv(
+    path: str | Sequence[str],
+    question_field: str | None = None,
+    answer_field: str | None = None,
+    id_field: str | None = None,
+    answer_after: str | None = None,
+    require_answer: bool = True,
+    source: str | None = None,
+) -> Source:
+    """A table whose first line names the fields, with commas, tabs, semicolons or bars; values are the text there."""
+    fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, source or "")
+    return _of_files("csv", path, csv_records, fields)
+
+
 @sources.register("huggingface")
 def huggingface(
     path: str,
@@ -106,23 +128,12 @@ def huggingface(
     `split` may be a slice or a sum, as `datasets` writes them: `train[:100]`, `train[10%:]+test`. A file is read like
     those of `jsonl` and `parquet`; its rows are the split `train`.
     """
-    local = Path(path).expanduser()
+    local = local_path(path)
     name = source or (record_name(local) if local.is_file() else local.name)
     fields = Fields(question_field, answer_field, id_field, answer_after, require_answer, name)
     label = f"{path}[{split}]"
     rows = (_row(record, fields, where) for where, record in numbered_records(local, path, split, subset))
     return Source(rows, f"huggingface {label}")
-
-
-def _files(path: str | Sequence[str]) -> tuple[Path, ...]:
-    """The files, checked to be there before anything heavy starts."""
-    paths = tuple(Path(one).expanduser() for one in ([path] if isinstance(path, str) else path))
-    if not paths:
-        raise ConfigError("`path` is an empty list; name at least one file")
-    for one in paths:
-        if not one.is_file():
-            raise ConfigError(f"{one} is not a file (looked from {Path.cwd()}); check `path`")
-    return paths
 
 
 def _label(kind: str, paths: Sequence[Path]) -> str:

@@ -86,8 +86,14 @@ def check_structure(
     small: that is left to the checks on the loaded model.
     """
     settings = _settings(config)
-    with torch.device("meta"):
-        FolderNames(_build(settings, config), shapes).check()
+    try:
+        with torch.device("meta"):
+            whole = _build(settings, config)
+    except ConfigError:
+        raise
+    except _unloadable() as error:
+        raise _not_loaded(config, error) from error
+    FolderNames(whole, shapes).check()
     try:
         small = _small_model(settings, config)
         reference = copy.deepcopy(small)
@@ -114,8 +120,8 @@ def _settings(config: ModelConfig) -> Any:
 
     try:
         return AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
-    except ValueError as error:
-        raise ConfigError(f"model.path: transformers cannot load {str(config.path)!r}: {error}") from error
+    except _unloadable() as error:
+        raise _not_loaded(config, error) from error
 
 
 def _build(settings: Any, config: ModelConfig) -> Any:
@@ -130,7 +136,29 @@ def _build(settings: Any, config: ModelConfig) -> Any:
             trust_remote_code=config.trust_remote_code,
         )
     except ValueError as error:  # no causal language model, or no attention that the learner can use
-        raise ConfigError(f"model.path: transformers cannot load {str(config.path)!r}: {error}") from error
+        raise _not_loaded(config, error) from error
+
+
+def _unloadable() -> tuple[type[Exception], ...]:
+    """What transformers raises for a config.json whose values have other types or sizes than its classes know."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        *(one for one in _NOT_MADE_SMALL if one is not _TooLarge),
+        ArithmeticError,
+        ImportError,
+        OSError,
+        StrictDataclassError,
+    )
+
+
+def _not_loaded(config: ModelConfig, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, LookupError) or not reason:  # its text is the key alone
+        reason = f"{type(error).__name__}: {reason}"
+    return ConfigError(
+        f"model.path: transformers cannot load {str(config.path)!r}: {reason}; copy the model again, or use another"
+    )
 
 
 def _small_model(settings: Any, config: ModelConfig) -> Any:

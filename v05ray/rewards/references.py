@@ -8,7 +8,7 @@ from functools import lru_cache
 from v05ray.rewards.answers import last_boxed
 from v05ray.rewards.normalise import closing_brace, normalise, unwrap
 
-_NOTHING = frozenset({"nan", "null", "n/a", "[]", "{}", '""', "-nan"})
+_NOTHING = frozenset({"nan", "null", "n/a", "[]", "{}", '""', "-nan", "proof", "notfound", "not found"})
 _OR_EQUIVALENTLY = re.compile(
     r",?\s*\(?\b(?:or,?\s+equivalently,?|or\s+an\s+equivalent\s+form\s+such\s+as|equivalently,)\s+", re.IGNORECASE
 )
@@ -40,7 +40,7 @@ def _alternatives(answer: str) -> tuple[str, ...]:
     if text.startswith("[") and text.endswith("]"):
         try:
             items = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             items = None
         if items is None and text[1:2] in "'\"":
             items = _python_list(text)

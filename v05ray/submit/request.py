@@ -14,6 +14,7 @@ from pathlib import Path
 from v05ray import __version__
 from v05ray.config import Config, Spec
 from v05ray.config_files import load_config
+from v05ray.data.paths import local_path
 from v05ray.redaction import environment_secrets, is_secret_variable, redact, redact_tree
 from v05ray.registry import ConfigError
 from v05ray.submit.working_dir import LIMIT_MIB, Shipment, collect
@@ -194,7 +195,7 @@ def _spec_paths(spec: Spec) -> list[Path]:
     if spec.name == "huggingface":
         return []
     path = spec.options.get("path", [])
-    return [Path(one).expanduser() for one in ([path] if isinstance(path, str) else path)]
+    return [local_path(one) for one in ([path] if isinstance(path, str) else path)]
 
 
 def _metadata(config: Config, job: Path, job_name: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What cannot be computed exactly is refused by `doctor` in one line, without loading a weight."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -146,3 +147,25 @@ def test_the_small_model_keeps_the_structure(tmp_path: Path, name: str):
     model = AutoModelForCausalLM.from_config(settings)
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden_size": "abc"}, "cannot load .*hidden_size"),
+        ({"num_attention_heads": 0}, "cannot load .*by zero"),
+        ({"vocab_size": None}, "cannot load .*vocab_size"),
+        ({"vocab_size": -1}, "cannot load .*negative dimension"),
+        ({"hidden_act": "nope"}, "cannot load .*KeyError: 'nope'"),
+        ({"model_type": "nope"}, "cannot load .*does not recognize this architecture"),
+        ({"num_hidden_layers": 3}, "of the model are not in the folder"),
+    ],
+)
+def test_a_config_of_wrong_values_is_one_line(tmp_path: Path, change: dict[str, Any], said: str):
+    sizes = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+    folder = write(tmp_path, "llama", sizes)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | change))
+    with pytest.raises(ConfigError, match=f"model.path: .*{said}") as caught:
+        check_model_folder(job(folder))
+    assert "\n" not in str(caught.value)

@@ -52,6 +52,15 @@ CONTENTS = {
     "pretty.json": json.dumps(ROWS, indent=2).encode(),
     "array.jsonl": b" \n" + json.dumps(ROWS, indent=1).encode() + b"\n\n",
     "wrapped.json": json.dumps({"data": ROWS}, indent=2).encode(),
+    "wrapped_line.json": json.dumps({"data": ROWS}).encode(),
+    "wrapped_beside.json": json.dumps({"version": "1.1", "data": ROWS}, indent=2).encode(),
+    "objects.json": "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
+    "objects_line.json": "".join(map(json.dumps, ROWS)).encode(),
+    "returns.jsonl": LINES.replace(b"\n", b"\r"),
+    "marks.jsonl": b"".join(b"\xef\xbb\xbf" + line for line in LINES.splitlines(keepends=True)),
+    "two_packed.jsonl.gz": b"".join(map(gzip.compress, LINES.splitlines(keepends=True))),
+    "two_packed.jsonl.zst": b"".join(map(zstd, LINES.splitlines(keepends=True))),
+    "packed_in_parallel.jsonl.zst": b"\x50\x2a\x4d\x18\x04\0\0\0abcd" + zstd(LINES),
     "lines.jsonl.gz": gzip.compress(LINES),
     "array.json.gz": gzip.compress(json.dumps(ROWS, indent=2).encode()),
     "lines.jsonl.zst": zstd(LINES),
@@ -71,9 +80,48 @@ def test_json_is_read_in_every_form_and_rows_are_counted_from_one(tmp_path, name
         assert [row.where.rpartition(":")[2] for row in rows] == ["1", "2"]
 
 
-def test_a_table_alone_is_refused_with_the_fix(tmp_path):
-    with pytest.raises(ConfigError, match=r"x\.csv cannot be read alone; give `path` the folder that holds it"):
-        rows_of(saved(tmp_path, "x.csv", b"question,answer\n1+1?,2\n"), "huggingface")
+TABLE = b'question,answer\n1+1?,007\n2+2?,NA\n\n3+3?,"1,""000"""\n4+4?,2.50\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", TABLE),
+        ("mark.csv", b"\xef\xbb\xbf" + TABLE.replace(b"\n", b"\r\n")),
+        ("x.csv.gz", gzip.compress(TABLE)),
+        ("x.tsv", b'question\tanswer\n1+1?\t007\n2+2?\tNA\n3+3?\t"1,""000"""\n4+4?\t2.50\n'),
+        ("semicolons.csv", b'question;answer\n1+1?;007\n2+2?;NA\n3+3?;"1,""000"""\n4+4?;2.50\n'),
+    ],
+)
+@pytest.mark.parametrize("source", ["csv", "huggingface"])
+def test_values_of_a_table_are_the_text_that_stands_there(tmp_path, source, name, content):
+    if source == "huggingface" and ".gz" in name:
+        pytest.skip("one packed file is read as JSON lines there")
+    rows = rows_of(saved(tmp_path, name, content), source)
+    assert questions(rows) == ["1+1?", "2+2?", "3+3?", "4+4?"]
+    assert [row.answer for row in rows if isinstance(row, Row)] == ["007", "NA", '1,"000"', "2.50"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"question,answer\n1+1?\n", "1 values, and the first line names 2 fields"),
+        (b'question,answer\n"1+1?,2\n', "not CSV after row 0: .*correct its quotes"),
+        (b"question,answer,answer\na,1,2\n", "two columns named 'answer'; rename one"),
+        (b"question,answer\ncaf\xe9,2\n", "not UTF-8 text .*save it as UTF-8"),
+        (TABLE.decode().encode("utf-16"), "UTF-16 text"),
+        (POINTER, "Git LFS pointer"),
+    ],
+)
+def test_tables_that_cannot_be_read_say_why(tmp_path, content, said):
+    file = saved(tmp_path, "x.csv", content)
+    if said.startswith("1 values"):
+        (bad,) = rows_of(file, "csv")
+        assert isinstance(bad, BadRow)
+        assert bad.reason.startswith(said)
+        return
+    with pytest.raises(ConfigError, match=said):
+        rows_of(file, "csv")
 
 
 def test_one_object_over_several_lines_is_one_row(tmp_path):
@@ -106,6 +154,19 @@ def test_a_line_that_cannot_be_parsed_is_one_bad_row(tmp_path, line):
         ("cut.jsonl.zst", zstd(LINES)[:-9], "cannot be read"),
         ("cut.jsonl.xz", lzma.compress(LINES)[:-12], "cannot be read"),
         ("not.jsonl.gz", b"<html>", "not packed as its ending .gz says"),
+        ("utf16_without_mark.jsonl", LINES.decode().encode("utf-16-le"), "UTF-16 text; save it as UTF-8"),
+        ("utf16_other_way.jsonl", LINES.decode().encode("utf-16-be"), "UTF-16 text; save it as UTF-8"),
+        ("utf32.jsonl", LINES.decode().encode("utf-32"), "UTF-32 text; save it as UTF-8"),
+        ("page.jsonl", b"<!DOCTYPE html>\n<html>", "is a web page, not the data"),
+        ("sheet.xlsx", b"PK\x03\x04", "a zip archive or a spreadsheet; unpack it"),
+        ("twice.jsonl.gz", gzip.compress(gzip.compress(LINES)), "packed twice"),
+        ("tar.jsonl.gz", gzip.compress(b"a" + b"\0" * 256 + b"ustar" + LINES), "is a tar archive; unpack it"),
+        ("table.csv", b"question,answer\n", "is a table; read it with `name: csv`"),
+        (
+            "two_lists.json",
+            json.dumps({"train": ROWS, "test": ROWS}).encode(),
+            r"several lists of rows \(train, test\)",
+        ),
         ("utf16.jsonl", LINES.decode().encode("utf-16"), "UTF-16 text; save it as UTF-8"),
         ("pointer.jsonl", POINTER, "Git LFS pointer.*git lfs pull"),
         ("pointer.jsonl.gz", POINTER, "Git LFS pointer"),
@@ -193,20 +254,49 @@ def test_slices_of_one_file_are_obeyed(tmp_path):
         rows_of(file, "huggingface", split="test")
 
 
+@pytest.mark.parametrize("split", ["train[5:]", "train[:0]+test[9:]"])
+def test_a_slice_without_rows_is_refused_with_what_there_is(tmp_path, split):
+    with pytest.raises(ConfigError, match="holds no rows; train has 2 rows"):
+        rows_of(saved_dataset(tmp_path, train=2, test=1), "huggingface", split=split)
+
+
+def test_all_splits_and_spaces_in_a_split_are_understood(tmp_path):
+    folder = saved_dataset(tmp_path, train=2, test=1)
+    assert questions(rows_of(folder, "huggingface", split="all")) == ["train0", "train1", "test0"]
+    assert questions(rows_of(folder, "huggingface", split=" test + train [ :1]")) == ["test0", "train0"]
+
+
+@pytest.mark.parametrize("victim", ["state.json", "dataset_info.json", "data-00000-of-00001.arrow"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "pointer"])
+def test_a_saved_data_set_that_is_not_whole_is_refused(tmp_path, victim, damage):
+    file = saved_dataset(tmp_path, alone=3) / victim
+    if damage == "gone" and victim == "state.json":
+        pytest.skip("then it is a folder of files")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2] if damage == "cut" else POINTER)
+    if damage == "gone":
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"not whole .*; copy or save it again|Git LFS pointer") as caught:
+        rows_of(file.parent, "huggingface")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("split", ["train[", "train[a:b]", ""])
 def test_a_split_that_cannot_be_read_is_refused(tmp_path, split):
     with pytest.raises(ConfigError, match="split"):
         rows_of(saved_dataset(tmp_path, train=2, test=1), "huggingface", split=split)
 
 
-def test_what_json_can_write_and_no_text_can_hold_is_refused_by_the_data_set_library_too(tmp_path, monkeypatch):
+def test_a_bad_row_of_a_folder_is_named_by_its_file(tmp_path, monkeypatch):
     import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "folder").mkdir()
     saved(tmp_path, "folder/train.jsonl", json.dumps({"question": "x \ud83d", "answer": "2"}).encode())
-    with pytest.raises(ConfigError, match=r"cannot load data set .*surrogate pair.*`name: jsonl`"):
-        rows_of(tmp_path / "folder", "huggingface")
+    (bad,) = rows_of(tmp_path / "folder", "huggingface")
+    assert isinstance(bad, BadRow)
+    assert bad.where.endswith("train.jsonl:1")
+    assert "lone surrogate" in bad.reason
 
 
 @pytest.mark.parametrize("question", ["1+1? \\ud83d", "1+1?"])
@@ -226,6 +316,100 @@ def test_what_the_data_set_library_cannot_read_is_refused_in_a_line(tmp_path, mo
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "folder").mkdir()
     saved(tmp_path, "folder/train.parquet", content)
-    with pytest.raises(ConfigError, match="cannot load data set") as raised:
+    with pytest.raises(ConfigError, match=r"train\.parquet is not a Parquet file; read JSON with") as raised:
         rows_of(tmp_path / "folder", "huggingface")
     assert "\n" not in str(raised.value)
+
+
+def parquet(rows, names=None) -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.rename_columns(names) if names else table, sink)
+    return sink.getvalue().to_pybytes()
+
+
+def folder_of(tmp_path, **files: bytes) -> Path:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("__", ".").replace("_of_", "-of-").replace("train_", "train-")).write_bytes(content)
+    return folder
+
+
+def test_a_folder_of_files_keeps_every_value_and_names_its_files(tmp_path):
+    lines = b'{"question": "when?", "answer": "2025-11-25"}\n{"question": "n?", "answer": 3}\n{"question": "x?"}\n'
+    folder = folder_of(tmp_path, train__jsonl=lines, test__jsonl=LINES)
+    rows = rows_of(folder, "huggingface")
+    assert [row.answer for row in rows if isinstance(row, Row)] == ["2025-11-25", "3"]
+    assert isinstance(rows[2], BadRow)
+    assert rows[2].where.endswith("train.jsonl:3")
+    assert questions(rows_of(folder, "huggingface", split="test[1:]")) == ["2+2?"]
+    with pytest.raises(ConfigError, match="folder has no split 'dev'; it has train, test"):
+        rows_of(folder, "huggingface", split="dev")
+
+
+@pytest.mark.parametrize("kind", ["huggingface", "parquet", "pattern"])
+def test_shards_are_read_in_order_and_a_missing_one_is_named(tmp_path, kind):
+    first, second = (parquet([row]) for row in ROWS)
+    folder = folder_of(tmp_path, train_00000_of_00002__parquet=first, train_00001_of_00002__parquet=second)
+    path, name = (folder / "*.parquet", "parquet") if kind == "pattern" else (folder, kind)
+    assert questions(rows_of(path, name)) == ["1+1?", "2+2?"]
+    (folder / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"holds 1 of the 2 files train-\*-of-00002\.parquet; fetch the others"):
+        rows_of(path, name)
+    assert questions(rows_of(folder / "train-00001-of-00002.parquet", "parquet")) == ["2+2?"]
+
+
+def test_a_folder_of_several_splits_is_not_read_as_one(tmp_path):
+    folder = folder_of(tmp_path, train__jsonl=LINES, test__jsonl=LINES)
+    with pytest.raises(ConfigError, match=r"holds several splits \(test, train\)"):
+        rows_of(folder)
+    assert questions(rows_of(folder / "train*")) == ["1+1?", "2+2?"]
+    with pytest.raises(ConfigError, match="no file matches"):
+        rows_of(folder / "dev*")
+    with pytest.raises(ConfigError, match=r"a folder without \.parquet files"):
+        rows_of(folder, "parquet")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("x" * 5000, "cannot be read"),
+        ("~no-such-user/x", "no home folder is known"),
+        ("$NO_SUCH_VARIABLE/x", "the environment has no variable"),
+        ("s3://bucket/x", "is an address"),
+        ("", "an empty path"),
+        ("a\0b", "NUL"),
+        (None, "path: expected text or a list of text, got None"),
+        ([3], "path: expected text or a list of text"),
+    ],
+)
+def test_a_path_that_is_none_is_refused(path, said):
+    with pytest.raises(ConfigError, match=said):
+        sources.build("jsonl", {"path": path})
+
+
+def test_a_parquet_file_says_what_it_is_instead(tmp_path):
+    whole = parquet(ROWS)
+    with pytest.raises(ConfigError, match=r"damaged or cut off .*fetch the file once more"):
+        rows_of(saved(tmp_path, "cut.parquet", whole[:-20]), "parquet")
+    with pytest.raises(ConfigError, match=r"is a Parquet file; read it with `name: parquet`, unpacked"):
+        rows_of(saved(tmp_path, "x.parquet.gz", gzip.compress(whole)), "parquet")
+    with pytest.raises(ConfigError, match="two columns named 'answer'; rename one"):
+        rows_of(
+            saved(
+                tmp_path,
+                "twice.parquet",
+                parquet([{"question": "q", "a": "1", "b": "2"}], ["question", "answer", "answer"]),
+            ),
+            "parquet",
+        )
+
+
+def test_bytes_and_maps_of_a_table_are_what_they_hold(tmp_path):
+    schema = pa.schema([("question", pa.binary()), ("reward_model", pa.map_(pa.string(), pa.string()))])
+    table = pa.Table.from_pylist([{"question": b"1+1?", "reward_model": [("ground_truth", "2")]}], schema=schema)
+    pq.write_table(table, tmp_path / "x.parquet")
+    (row,) = rows_of(tmp_path / "x.parquet", "parquet")
+    assert isinstance(row, Row)
+    assert (row.question, row.answer) == ("1+1?", "2")

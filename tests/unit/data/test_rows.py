@@ -1,6 +1,7 @@
 """Records people have, and those they have by mistake."""
 
 import json
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -263,3 +264,56 @@ def test_questions_that_only_look_like_json_stay_text(question):
 def test_metadata_are_json_values_whatever_the_row_holds():
     record = {"question": "q", "answer": "2", "metadata": '{"a": 1}', "extra_info": {"b": float("nan"), "c": "\ud83d"}}
     assert read(record).metadata == {"a": 1, "b": None, "c": "?"}
+
+
+@pytest.mark.parametrize(
+    ("record", "question", "answer"),
+    [
+        ({"context_messages": [{"role": "user", "content": "q"}], "label": "7"}, "q", "7"),
+        ({"prompt": "q", "solutions": ["\\boxed{7}"]}, "q", '["\\\\boxed{7}"]'),
+        ({"responses_create_params": {"input": [{"role": "user", "content": "q"}]}, "expected_answer": "7"}, "q", "7"),
+        ({"question": "b", "responses_create_params": {"input": "q"}, "expected_answer": "7"}, "q", "7"),
+        ({"prompt": "q", "verification_info": '{"ground_truth": "7"}'}, "q", "7"),
+        ({"conversations": [{"from": "User", "value": "q"}], "label": "7"}, "q", "7"),
+        ({"prompt": [{"role": "USER", "content": "q"}], "answer": "7"}, "q", "7"),
+        ({"prompt": {"role": ["system", "user"], "content": ["s", "q"]}, "answer": "7"}, "q", "7"),
+        ({"prompt": "[{'role': 'user', 'content': 'q'}]", "answer": "7"}, "q", "7"),
+        ({"prompt": '{"role": "user", "content": "q"}', "answer": "7"}, "q", "7"),
+        ({"question": b"q", "answer": b"7"}, "q", "7"),
+        ({"question": "q", "answer": date(2025, 11, 25)}, "q", "2025-11-25"),
+        ({"question": "q", "answer": 7, "label": 7.0}, "q", "7"),
+        ({"question": "q: (A) x (B) y", "choices": ["x", "y"], "answer": "B"}, "q: (A) x (B) y", "B"),
+        ({"question": "q", "choices": ["x", "y"], "answer": "7.5"}, "q", "7.5"),
+    ],
+)
+def test_other_forms_of_the_same_row_are_read(record, question, answer):
+    row = read(record)
+    assert (row.question, row.answer) == (question, answer)
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"question": "\u200b \x00", "answer": "7"}, "the question is empty"),
+        ({"question": b"\xff", "answer": "7"}, "the question is bytes that are not UTF-8"),
+        ({"question": "q", "answer": b"\xff"}, "the answer is bytes that are not UTF-8"),
+        ({"prompt": '[{"role": "user", "content": "q"', "answer": "7"}, "messages as text that cannot be read back"),
+        ({"prompt": "array([{'role': 'user'}], dtype=object)", "answer": "7"}, "as text that cannot be read back"),
+        ({"prompt": "q", "images": ["x.png"], "answer": "7"}, "what is no text (field 'images')"),
+        ({"question": "Look at <image_1>.", "answer": "7"}, "what is no text (<image_1>)"),
+        ({"question": "q", "choices": ["x", "y"], "answer": 1}, "chooses from field 'choices'"),
+        ({"question": "q", "options": {"A": "x", "B": "y"}, "answer": "(B)"}, "chooses from field 'options'"),
+        ({"question": "q", "answer": "7", "metadata": json.loads('{"a":' * 700 + "1" + "}" * 700)}, "nested too deep"),
+    ],
+)
+def test_rows_of_which_something_would_be_lost_are_refused(record, expected):
+    assert expected in reason(record)
+
+
+def test_a_reason_can_be_printed_whatever_the_row_holds():
+    assert reason({"\ud83d": 1}).encode()
+
+
+def test_choices_are_left_out_where_the_row_is_meant_so():
+    record = {"question": "q", "choices": ["x", "y"], "answer": 1}
+    assert read(record, question="question").answer == "1"
