@@ -21,13 +21,12 @@ from v05ray.layout import inference_roles
 from v05ray.machine.fitting import fit_to_machine
 from v05ray.model_checks import check_model_folder
 from v05ray.model_folder import check_token_ids, read_settings, vocabulary_size, weight_files
-from v05ray.preflight import check_resources, load_tokenizer, local_node, outside_code, prepare
+from v05ray.preflight import check_resources, check_verifiers, load_tokenizer, local_node, outside_code, prepare
 from v05ray.progress import Progress
 from v05ray.registry import ConfigError
 from v05ray.responses import EvaluationFolder
-from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
+from v05ray.rewards.by_source import with_source_verifiers
 from v05ray.rewards.self_check import reference_check
-from v05ray.rewards.verifiers import check_verifier
 from v05ray.run_folder import RunFolder, check_output_dir, held
 from v05ray.seeding import derive_seed
 from v05ray.stop_signals import Stop, StopSignals
@@ -148,8 +147,7 @@ def prepare_sets(config: Config) -> list[Prompt]:
     for named in outside_code(config):
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
-    for verifier in source_verifiers(config).values():
-        check_verifier(verifier.name, verifier.options)
+    check_verifiers(config)
     return load_sets(config, load_tokenizer(config))
 
 

@@ -18,6 +18,7 @@ from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib, weights_bytes
 from v05ray.registry import ConfigError
 from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
+from v05ray.rewards.code.sandbox import checked_isolation
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.rewards.verifiers import check_verifier
@@ -47,8 +48,7 @@ def prepare(config: Config) -> Prepared:
         log.warning("code from outside of v05ray: %s", named)
     check_model_folder(config)
     check_disk(config)
-    for verifier in source_verifiers(config).values():
-        check_verifier(verifier.name, verifier.options)
+    check_verifiers(config)
     rewards = with_source_verifiers(config)
     if any(verifier.name == "python" for verifier in source_verifiers(config).values()):
         try_verifier(rewards)
@@ -75,6 +75,27 @@ def prepare(config: Config) -> Prepared:
     # Made once to refuse what it cannot deal before anything heavy starts.
     make_stream(config, splits.sources)
     return Prepared(tokenizer, splits.sources, splits.eval, splits.counts)
+
+
+def check_verifiers(config: Config) -> None:
+    """Raises `ConfigError` for verifiers and options that are not there, and where programs cannot be shut in."""
+    for verifier in source_verifiers(config).values():
+        check_verifier(verifier.name, verifier.options, config.rewards.deadline_s)
+    for line in sandboxes(config):
+        log.info("%s", line)
+
+
+def sandboxes(config: Config) -> list[str]:
+    """What holds programs in here, a line for each `code` verifier; on a joined cluster its own machine says that.
+
+    Raises `ConfigError` where a verifier needs more than this machine has.
+    """
+    if config.cluster.address is not None:
+        return []
+    wanted = [
+        one.options.get("isolation", "required") for one in source_verifiers(config).values() if one.name == "code"
+    ]
+    return [f"verifier code: programs have {checked_isolation(one)}" for one in dict.fromkeys(wanted)]
 
 
 def make_stream(config: Config, sources: Sequence[PromptSource]) -> PromptStream:

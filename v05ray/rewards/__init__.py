@@ -11,7 +11,9 @@
 - `self_check`     references that no response can equal, found when they are loaded
 - `verdicts`       verdicts by kind, and when too many fail
 - `votes`          what votes together in a majority
-- `verifiers`      the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `python`; `judged`: what they return
+- `code`           the `code` verifier: programs run against tests in a sandbox
+- `verifiers`      the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `code`, `python`; `judged`: what they
+                   return
 - `worker`         one process that judges, killed at its deadline
 - `pool`           `VerifierPool`: the `RewardPool` port over several workers
 """

@@ -20,7 +20,7 @@ from v05ray.config import RewardsConfig
 from v05ray.registry import ConfigError
 from v05ray.rewards.process import WorkerDied, WorkerProcess, encode
 from v05ray.rewards.verifiers import check_verifier
-from v05ray.types import Prompt, Rollout, ScoredRollout, Verdict
+from v05ray.types import FAILURES, Prompt, Rollout, ScoredRollout, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ class VerifierPool:
             self._raise_closed(job)  # `close` killed the worker: no fault of the response's
             return
         self._verdicts[verdict] += 1
-        if message:
+        if verdict in FAILURES:
             rollout = job.rollout
             self.failures.append(Failure(rollout.prompt_id, rollout.sample_index, verdict, message))
             level = logging.WARNING if self._verdicts[verdict] <= _LOGGED_FAILURES else logging.DEBUG

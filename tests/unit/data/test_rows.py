@@ -263,3 +263,18 @@ def test_questions_that_only_look_like_json_stay_text(question):
 def test_metadata_are_json_values_whatever_the_row_holds():
     record = {"question": "q", "answer": "2", "metadata": '{"a": 1}', "extra_info": {"b": float("nan"), "c": "\ud83d"}}
     assert read(record).metadata == {"a": 1, "b": None, "c": "?"}
+
+
+def test_what_stands_beside_the_tests_of_a_code_task_is_kept():
+    record = {
+        "prompt": "add",
+        "test_list": ["assert add(1, 2) == 3"],
+        "test_setup_code": "import math",
+        "fn_name": None,
+    }
+    found = read(record | {"test_imports": ["import re"], "entry_point": "add"}, answer="test_list")
+    assert found.answer == '["assert add(1, 2) == 3"]'
+    assert found.metadata == {"test_setup_code": "import math", "test_imports": ["import re"], "entry_point": "add"}
+    assert read({"question": "q", "answer": "2", "metadata": {"fn_name": "f"}, "fn_name": "g"}).metadata == {
+        "fn_name": "f"
+    }
