@@ -170,6 +170,7 @@ def test_a_share_of_the_tests_or_all_of_them():
     assert (said["verdict"], said["reward"]) == ("partial", pytest.approx(1 / 3))
     assert verdict([*ADDS, "assert add(1, 1) == 3"], ADD, max_tests=2) == "correct"
     assert verdict([*ADDS, "assert add(1, 1) == 3"], ADD) == "wrong"
+    assert verdict(KODCODE, "def add(a, b):\n    return 3", max_tests=1) == "correct"
 
 
 def test_a_response_without_a_program_is_wrong_and_says_so():

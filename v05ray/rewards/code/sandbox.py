@@ -143,7 +143,7 @@ class Host:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+                env=_environment(),
                 start_new_session=True,  # it ends by itself, when its sessions have
             )
         except OSError as error:
@@ -287,6 +287,12 @@ class Sandbox:
         return answer
 
 
+def _environment() -> dict[str, str]:
+    """What the process needs to start; programs get none of it. An arena a thread would take up the limit of memory."""
+    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {**kept, "MALLOC_ARENA_MAX": "1"}
+
+
 def _site_packages() -> list[str]:
     return list(dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib")))
 
@@ -358,7 +364,7 @@ def checked_isolation(wanted: str) -> Isolation:
         raise ConfigError("verifier 'code' runs programs on Linux alone")
     try:
         found = isolation_here()
-    except SandboxError as error:
+    except (SandboxError, OSError) as error:
         raise ConfigError(f"verifier 'code' cannot run programs on this machine: {error}") from error
     if wanted == "required" and not found.complete:
         raise ConfigError(

@@ -37,6 +37,7 @@ class CodeVerifier:
     ) -> None:
         self._host, self._wall_seconds = Host(limits, isolation), wall_seconds
         self._score, self._extract, self._max_tests, self._tolerance = score, extract, max_tests, tolerance
+        self._host.sandbox("", lifetime_s=wall_seconds).close()  # started now, and not within the first verdict's time
 
     def __call__(self, prompt: Prompt, response: str) -> Judged:
         """The verdict; raises `UnreadableReference` for tests that are none, `SandboxError` where none can be run."""
@@ -106,8 +107,7 @@ class _Run:
         return None if same else f"wrong result {_shown(repr(given))}"
 
     def _asserts(self, asserts: Asserts, max_tests: int | None) -> tuple[int, int, str]:
-        tests: dict[str, Any] = {**asdict(asserts), "stop_at_first": self._stop_at_first}
-        tests["asserts"] = tests["asserts"][:max_tests]
+        tests: dict[str, Any] = {**asdict(asserts), "stop_at_first": self._stop_at_first, "max_units": max_tests}
         outcome = self._sandbox.judge(tests, self._wall_s)
         lines: Sequence[Mapping[str, Any]] = [json.loads(line) for line in outcome.output.splitlines()]
         total = lines[0]["units"] if lines else 1
