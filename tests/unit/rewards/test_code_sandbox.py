@@ -72,10 +72,10 @@ def test_this_machine_shuts_programs_in():
 @pytest.mark.parametrize(
     ("program", "options", "message"),
     [
-        ("while True: pass", {"cpu_seconds": 1}, "more than 1 s of CPU time"),
+        ("while True: pass", {"cpu_seconds": 1, "wall_seconds": 200.0}, "more than 1 s of CPU time"),
         (
             "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass",
-            {"cpu_seconds": 1},
+            {"cpu_seconds": 1, "wall_seconds": 200.0},
             "more than 1 s of CPU time",
         ),
         ("import time\ntime.sleep(1000)", {"wall_seconds": 0.5}, "no end within 0.5"),
@@ -115,7 +115,7 @@ def test_calls_and_asserts_have_the_same_limits():
     from tests.unit.rewards.code_tasks import reply
 
     for tests in (["assert f() == 1"], {"inputs": [[]], "outputs": [1], "fn_name": "f"}):
-        said = reply(tests, fenced("def f():\n    while True: pass"), cpu_seconds=1)
+        said = reply(tests, fenced("def f():\n    while True: pass"), cpu_seconds=1, wall_seconds=200.0)
         assert (said["verdict"], "CPU time" in said["message"]) == ("wrong", True), said
         said = reply(tests, fenced("import time\ndef f(): time.sleep(99)"), wall_seconds=0.5)
         assert (said["verdict"], "no end within" in said["message"]) == ("wrong", True), said
