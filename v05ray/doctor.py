@@ -20,7 +20,7 @@ from v05ray.machine.estimate import estimate, guessed_speed
 from v05ray.machine.fit import fit
 from v05ray.machine.probe import Machine, measure
 from v05ray.object_store import shortage, weights_bytes
-from v05ray.preflight import Prepared, check_resources, count_gpus, local_node, prepare
+from v05ray.preflight import Prepared, check_resources, count_gpus, local_node, prepare, sandboxes
 from v05ray.registry import ConfigError, RunError
 from v05ray.rewards.by_source import with_source_verifiers
 from v05ray.rewards.dry_run import described, dry_verdicts, one_of_each
@@ -118,6 +118,8 @@ def _job(console: Console, config: Config) -> list[str]:
     prepared = tried(lambda: prepare(config))
     if prepared is not None:
         _describe_data(console, config, prepared)
+        for line in sandboxes(config):
+            console.print(line, highlight=False, markup=False)
         problems += tried(lambda: _dry_verdicts(console, config, prepared)) or []
         if machine is not None and config.generators.num_gpus == 0:
             num_parameters = weights_bytes(config.model.path, "float32") // 4

@@ -18,6 +18,7 @@ from v05ray.model_checks import check_model_folder
 from v05ray.object_store import MIB, private_mib, weights_bytes
 from v05ray.registry import PLUGIN, ConfigError
 from v05ray.rewards.by_source import check_verifiers, source_verifiers, with_source_verifiers
+from v05ray.rewards.code.sandbox import checked_isolation
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.run_folder import check_output_dir
@@ -75,7 +76,9 @@ def prepare(config: Config) -> Prepared:
 def prepare_verifiers(config: Config) -> RewardsConfig:
     """The rewards with a verifier for every source, each known, and of code from outside built once; `ConfigError`."""
     rewards, chosen = with_source_verifiers(config), source_verifiers(config)
-    check_verifiers(rewards.verifier)
+    check_verifiers(rewards)
+    for line in sandboxes(config):
+        log.info("%s", line)
     if any(one.name == PLUGIN for verifier in chosen.values() for one in verifier.singles):
         try_verifier(rewards)
     for source, verifier in chosen.items():
@@ -91,6 +94,18 @@ def prepare_verifiers(config: Config) -> RewardsConfig:
 
 def _key(source: str) -> str:
     return f"the verifier of source {source!r}" if source else "rewards.verifier"
+
+
+def sandboxes(config: Config) -> list[str]:
+    """What holds programs in here, a line for each `code` verifier; on a joined cluster its own machine says that.
+
+    Raises `ConfigError` where a verifier needs more than this machine has.
+    """
+    if config.cluster.address is not None:
+        return []
+    singles = [one for verifier in source_verifiers(config).values() for one in verifier.singles]
+    wanted = [one.options.get("isolation", "required") for one in singles if one.name == "code"]
+    return [f"verifier code: programs have {checked_isolation(one)}" for one in dict.fromkeys(wanted)]
 
 
 def make_stream(config: Config, sources: Sequence[PromptSource]) -> PromptStream:

@@ -176,10 +176,11 @@ class RewardsConfig(Section):
     """Verifiers."""
 
     verifier: VerifierSpec = VerifierSpec(name="math")
-    """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, or `python` with `path: module:function`: a
-    reward function in the form of ours, TRL's, verl's or slime's, and `scale: zero_one | signed | as_is` for the latter
-    three; see `rewards.functions`. Or a list of these, each with a `weight` and, if wanted, a `label`: the reward is
-    the weighted mean of theirs, and the first one says what is right."""
+    """`math` (math-verify), `exact`, `last_integer`, `reasoning_gym`, `code` (a program that passes tests in a sandbox;
+    its limits are in docs/rewards.md), or `python` with `path: module:function`: a reward function in the form of ours,
+    TRL's, verl's or slime's, and `scale: zero_one | signed | as_is` for the latter three; see `rewards.functions`. Or a
+    list of these, each with a `weight` and, if wanted, a `label`: the reward is the weighted mean of theirs, and the
+    first one says what is right."""
     truncated: Literal["wrong", "judge"] | None = None
     """A response cut off at `sampling.max_tokens`: `wrong` unless its answer was finished before (a closed box or tag,
     a whole statement of the answer), or `judge` it as it is. None: `wrong` for `math`, `judge` for the others, each of

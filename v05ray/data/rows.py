@@ -358,13 +358,21 @@ def _source(record: Mapping[str, Any], fields: Fields) -> str:
     return str(value)
 
 
+_BESIDE_TESTS = ("entry_point", "fn_name", "test_setup_code", "test_imports")
+"""Fields of HumanEval, TACO and MBPP that belong to a row's tests; see `rewards.code.references`."""
+
+
 def _metadata(record: Mapping[str, Any]) -> dict[str, object]:
-    """`metadata` and verl's `extra_info`, as JSON values, and OlympiadBench's `error` as the number `tolerance`."""
+    """`metadata` and verl's `extra_info`, as JSON values, OlympiadBench's `error` as the number `tolerance`, and what
+    code tasks have beside their tests."""
     merged: dict[str, object] = {}
     for name in ("metadata", "extra_info"):
         value = _as_mapping(record.get(name))
         if value is not None:
             merged.update(json.loads(json.dumps(_plain(value), default=str)))
+    for name in _BESIDE_TESTS:
+        if not _is_missing(record.get(name)):
+            merged.setdefault(name, json.loads(json.dumps(_plain(record[name]), default=str)))
     tolerance = _tolerance(record.get("error")) if "final_answer" in record else None
     if tolerance is not None:
         merged.setdefault("tolerance", tolerance)

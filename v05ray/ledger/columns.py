@@ -42,7 +42,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("advantage", pa.float64()),  # null where the group gave no training samples
         ("verifier", pa.string()),
         ("extracted", pa.string()),  # the answer that the verifier read; null where it found none
-        ("message", pa.string()),  # why there is no verdict; empty where there is one
+        ("message", pa.string()),  # why there is no verdict, or why it is not correct where the verifier says so
         ("components", pa.list_(pa.struct(COMPONENT))),  # one of each of several verifiers; empty where there is one
     ],
     metadata={"v05ray.ledger.version": str(FORMAT_VERSION)},

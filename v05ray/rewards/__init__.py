@@ -13,7 +13,9 @@
 - `combined`       one verdict of several verifiers, by weight; `by_source`: which verifier judges which source
 - `dry_run`        a verdict of each verifier before a run
 - `votes`          what votes together in a majority
-- `verifiers`      the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `python`; `judged`: what they return
+- `code`           the `code` verifier: programs run against tests in a sandbox
+- `verifiers`      the registry: `math`, `exact`, `last_integer`, `reasoning_gym`, `code`, `python`; `judged`: what they
+                   return
 - `worker`         one process that judges, killed at its deadline
 - `pool`           `VerifierPool`: the `RewardPool` port over several workers
 """

@@ -56,13 +56,13 @@ def take_apart(verifier: VerifierSpec) -> tuple[VerifierSpec, Mapping[str, Verif
     return VerifierSpec.model_validate(options["default"]), by_label
 
 
-def check_verifiers(verifier: VerifierSpec) -> None:
-    """Raises `ConfigError` for an unknown verifier or option in any part of it; imports none of what they need."""
-    default, by_label = take_apart(verifier)
+def check_verifiers(rewards: RewardsConfig) -> None:
+    """Raises `ConfigError` for an unknown verifier or option in any part; imports none of what they need."""
+    default, by_label = take_apart(rewards.verifier)
     for one in (default, *by_label.values()):
         for single in one.singles:
             try:
-                check_verifier(single.name, single.options)
+                check_verifier(single.name, single.options, rewards.deadline_s)
             except ConfigError as error:
                 raise ConfigError(
                     f"{single.label}: {error}" if isinstance(single, Component) else str(error)

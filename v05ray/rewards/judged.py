@@ -10,6 +10,8 @@ class Judged:
     reward: bool | float
     extracted: str | None = None
     """The answer as read from the response; None where it has none."""
+    message: str = ""
+    """Why it is not right, where the verifier has more to say than that; goes to the ledger."""
 
     def __bool__(self) -> bool:
         return self.reward is True or self.reward == 1

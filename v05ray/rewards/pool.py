@@ -21,7 +21,7 @@ from v05ray.config import RewardsConfig
 from v05ray.registry import ConfigError
 from v05ray.rewards.by_source import check_verifiers, take_apart
 from v05ray.rewards.process import WorkerDied, WorkerProcess, encode
-from v05ray.types import ComponentScore, Prompt, Rollout, ScoredRollout, Verdict
+from v05ray.types import FAILURES, ComponentScore, Prompt, Rollout, ScoredRollout, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class VerifierPool:
     idle_s: float = IDLE_S
 
     def __post_init__(self) -> None:
-        check_verifiers(self.config.verifier)
+        check_verifiers(self.config)
         default, by_label = take_apart(self.config.verifier)
         self._shown = default.shown
         self._shown_by_label = {label: verifier.shown for label, verifier in by_label.items()}
@@ -304,7 +304,7 @@ class VerifierPool:
             return
         verdict, message = reply["verdict"], reply["message"]
         self._verdicts[verdict] += 1
-        if message:
+        if verdict in FAILURES:
             rollout = job.rollout
             self.failures.append(Failure(rollout.prompt_id, rollout.sample_index, verdict, message))
             level = logging.WARNING if self._verdicts[verdict] <= _LOGGED_FAILURES else logging.DEBUG

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from v05ray.config import Spec, VerifierSpec
 from v05ray.rewards.answers import last_integer
 from v05ray.rewards.by_source import take_apart
+from v05ray.rewards.code.verifier import reference_reason
 from v05ray.rewards.references import UnreadableReference, read_reference
 from v05ray.rewards.verifiers import verifiers
 from v05ray.types import Prompt
@@ -54,6 +55,8 @@ def _single_check(verifier: Spec) -> ReferenceCheck | None:
         return _math_check(int(verifier.options.get("timeout_s", 5)))
     if verifier.name == "last_integer":
         return _integer_reason
+    if verifier.name == "code":
+        return reference_reason
     return None
 
 

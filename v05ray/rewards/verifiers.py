@@ -7,6 +7,7 @@ verdict `error`, a `TimeoutError` the verdict `timeout`, an `UnreadableReference
 """
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from v05ray.rewards.judged import Judged
 from v05ray.rewards.references import UnreadableReference
 from v05ray.rewards.thinking import without_thinking
 from v05ray.types import Prompt
+
+log = logging.getLogger(__name__)
 
 Verifier = Callable[[Prompt, str], Any]
 
@@ -32,15 +35,31 @@ def truncated_by_default(name: str) -> Truncated:
     """What `rewards.truncated` is for a verifier where it is not set.
 
     `math` looks for a final answer, which a cut-off response has not reached unless it stands there whole. The others
-    judge what there is: `last_integer` and `exact` are meant for answers of a few tokens, and what a task's own scorer
-    or a function of the user's makes of the text is theirs to say.
+    judge what there is: `last_integer` and `exact` are meant for answers of a few tokens, `code` takes no block that
+    is not closed, and what a task's own scorer or a function of the user's makes of the text is theirs to say.
     """
     return "wrong" if name in _WANTS_FINAL_ANSWER else "judge"
 
 
-def check_verifier(name: str, options: Mapping[str, Any]) -> None:
-    """Raises `ConfigError` for an unknown verifier or option, without importing what the verifier needs."""
+_AROUND_TESTS_S = 2.0
+"""What a verdict of `code` takes besides its tests, on a busy machine."""
+
+
+def check_verifier(name: str, options: Mapping[str, Any], deadline_s: float | None = None) -> None:
+    """Raises `ConfigError` for an unknown verifier or option, without importing what the verifier needs.
+
+    With `deadline_s`, that of `rewards`, also where the verifier's own `wall_seconds` does not end before it.
+    """
     verifiers.choose(name, options)
+    parameters = inspect.signature(verifiers.builder(name)).parameters
+    if deadline_s is not None and "wall_seconds" in parameters:
+        wall = options.get("wall_seconds", parameters["wall_seconds"].default)
+        if isinstance(wall, int | float) and wall + _AROUND_TESTS_S > deadline_s:
+            raise ConfigError(
+                f"verifier {name!r}: wall_seconds {wall:g} must be at least {_AROUND_TESTS_S:g} s less than "
+                f"rewards.deadline_s {deadline_s:g}, or slow programs would count as failures of the verifier; lower "
+                "the one or raise the other"
+            )
 
 
 @verifiers.register("exact")
@@ -127,6 +146,65 @@ def reasoning_gym(extract: str = "tagged") -> Verifier:
         return Judged(2 * scorer_of(task)(given, entry) - 1, given)
 
     return verify
+
+
+@verifiers.register("code")
+def code(
+    cpu_seconds: int = 4,
+    wall_seconds: float = 8.0,
+    memory_mib: int = 1024,
+    output_mib: int = 4,
+    max_tests: int | None = None,
+    score: str = "all_or_nothing",
+    tolerance: float = 1e-6,
+    extract: str = "fenced",
+    imports: str = "usual",
+    packages: str = "installed",
+    files: str = "none",
+    isolation: str = "required",
+) -> Verifier:
+    """The Python program in the response passes the row's tests, in a sandbox; see `rewards.code` and docs/rewards.md.
+
+    `cpu_seconds`, `memory_mib` and `output_mib` bound each process of the program (one a test; one for all asserts),
+    `wall_seconds` all tests of a response together: less than `rewards.deadline_s`. `max_tests` takes the first ones.
+    `score: all_or_nothing | share`. `tolerance` is that of floats. `extract: fenced | whole` says where the program is,
+    `imports: usual | none` whether a judge's usual ones are there, `packages: installed | none` whether those of this
+    environment are, `files: none | scratch` whether files may be written, in a folder that is removed.
+    `isolation: required | best_effort` says what happens where the kernel cannot shut programs in.
+    """
+    for name, value, words in (
+        ("score", score, ("all_or_nothing", "share")),
+        ("extract", extract, ("fenced", "whole")),
+        ("imports", imports, ("usual", "none")),
+        ("packages", packages, ("installed", "none")),
+        ("files", files, ("none", "scratch")),
+    ):
+        if value not in words:
+            raise ValueError(f"{name} {value!r} is not known{suggest(value, words)}")
+    from v05ray.rewards.code.sandbox import Limits, checked_isolation
+    from v05ray.rewards.code.verifier import CodeVerifier, check_options
+
+    check_options(
+        cpu_seconds=cpu_seconds,
+        wall_seconds=wall_seconds,
+        memory_mib=memory_mib,
+        output_mib=output_mib,
+        max_tests=max_tests,
+        tolerance=tolerance,
+    )
+    found = checked_isolation(isolation)
+    if not found.complete:
+        log.warning("verifier code: programs have %s", found)
+    limits: Any = Limits(cpu_seconds, memory_mib, output_mib, files, packages, imports == "usual")  # pyright: ignore
+    return CodeVerifier(
+        limits,
+        found,
+        wall_seconds=wall_seconds,
+        score=score,  # pyright: ignore[reportArgumentType]
+        extract=extract,  # pyright: ignore[reportArgumentType]
+        max_tests=max_tests,
+        tolerance=tolerance,
+    )
 
 
 @verifiers.register(PLUGIN)

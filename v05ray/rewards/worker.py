@@ -85,7 +85,7 @@ def judge(
     """
     try:
         judged = verifier(prompt, response)
-        extracted = judged.extracted if isinstance(judged, Judged) else None
+        extracted, message = (judged.extracted, judged.message) if isinstance(judged, Judged) else (None, "")
         reward = _reward(judged.reward if isinstance(judged, Judged) else judged)
         if finish_reason == "length" and truncated == "wrong" and reward > -1 and not has_finished_answer(response):
             reward = -1.0
@@ -101,7 +101,8 @@ def judge(
     verdict: Verdict = "correct" if reward == 1 else "wrong" if reward == -1 else "partial"
     if extracted is not None:
         extracted = extracted[:_EXTRACTED_CHARS]
-    return {"reward": reward, "verdict": verdict, "message": "", "extracted": extracted, "retiring": False}
+    said = message[:_MESSAGE_CHARS]
+    return {"reward": reward, "verdict": verdict, "message": said, "extracted": extracted, "retiring": False}
 
 
 def _failure(verdict: Verdict, error: BaseException) -> dict[str, Any]:

@@ -317,3 +317,18 @@ def test_a_reason_can_be_printed_whatever_the_row_holds():
 def test_choices_are_left_out_where_the_row_is_meant_so():
     record = {"question": "q", "choices": ["x", "y"], "answer": 1}
     assert read(record, question="question").answer == "1"
+
+
+def test_what_stands_beside_the_tests_of_a_code_task_is_kept():
+    record = {
+        "prompt": "add",
+        "test_list": ["assert add(1, 2) == 3"],
+        "test_setup_code": "import math",
+        "fn_name": None,
+    }
+    found = read(record | {"test_imports": ["import re"], "entry_point": "add"}, answer="test_list")
+    assert found.answer == '["assert add(1, 2) == 3"]'
+    assert found.metadata == {"test_setup_code": "import math", "test_imports": ["import re"], "entry_point": "add"}
+    assert read({"question": "q", "answer": "2", "metadata": {"fn_name": "f"}, "fn_name": "g"}).metadata == {
+        "fn_name": "f"
+    }
