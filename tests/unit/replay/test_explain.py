@@ -31,7 +31,7 @@ def test_the_story_goes_number_by_number(reader):
         "step 4, prompt 'p1' (2 of 2, source 'chain_sum')",
         "  question: What is 1 + 2?",
         "  reference answer: 3",
-        "  prior V = +0.5000 (v0, policy version 4): expects 75.0% right",
+        "  prior V = +0.5000 (v0, policy version 4): expects 75.0% right; the value pool answered +0.3750 (v0)",
         "  draw 2 (cold start); 2 of 2 prompts open",
         "    rollout 0: reward +1 (correct, answer '0'), 1 tokens, stop, log-prob -0.50, g0 at version 4, 0.25 s, "
         "advantage +0.5000: 'answer 0'",
