@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from v05ray.config import Spec
+from v05ray.config import VerifierSpec
 from v05ray.rewards.code.references import Asserts, Call, CodeReference, Streams, read_code_reference
 from v05ray.rewards.references import UnreadableReference
 from v05ray.rewards.self_check import reference_check
@@ -178,7 +178,7 @@ def test_what_is_no_test_is_unreadable(tests, reason):
 
 
 def test_the_check_of_references_needs_no_solution():
-    check = reference_check(Spec(name="code"))
+    check = reference_check(VerifierSpec(name="code"))
     assert check is not None
     for tests, reason in UNREADABLE:
         answer = tests if isinstance(tests, str) else json.dumps(tests)
@@ -190,7 +190,7 @@ def test_the_check_of_references_needs_no_solution():
 def test_the_check_of_references_by_source():
     sources = {"code": {"name": "code"}}
     check = reference_check(
-        Spec.model_validate({"name": "by_source", "default": {"name": "exact"}, "sources": sources})
+        VerifierSpec.model_validate({"name": "by_source", "default": {"name": "exact"}, "sources": sources})
     )
     assert check is not None
     assert check(Prompt("p", "q", (), "x = 1", "other", {})) is None

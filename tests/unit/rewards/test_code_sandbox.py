@@ -26,18 +26,26 @@ ROOT = Path(__file__).parents[3]
 
 
 def processes() -> set[int]:
-    """All processes of sandboxes that were started from this working tree, also those that have left their parents."""
-    found = set()
-    for process in psutil.process_iter(["cmdline", "status"]):
-        command = process.info["cmdline"] or []
-        if sandbox._START in command and str(ROOT) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.add(process.pid)
-    return found
+    """The sandboxes' processes that come from this one: other tests have theirs beside it."""
+    family = psutil.Process().children(recursive=True)
+    return {one.pid for one in family if psutil.pid_exists(one.pid) and sandbox._START in _command(one)}
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended
+        return []
 
 
 def sandboxes() -> set[int]:
     """Of these, sessions and programs, without the processes that fork them."""
     return {pid for pid in processes() if psutil.pid_exists(pid) and os.getsid(pid) != pid}
+
+
+def gone(pids: set[int]) -> bool:
+    """Also those that have left their parents."""
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
 @pytest.fixture
@@ -288,7 +296,7 @@ PROMPT = make_prompt("p1", answer='{"inputs": [""], "outputs": ["done"]}')
 
 def pool(**options: object) -> VerifierPool:
     config = {"verifier": {"name": "code", **LIMITS, **options}}
-    return VerifierPool(RewardsConfig.model_validate(config))
+    return VerifierPool(RewardsConfig.model_validate(config | {"deadline_s": 120}))
 
 
 async def test_in_the_pool_a_program_without_end_is_wrong_and_no_failure_of_the_verifier():
@@ -315,9 +323,10 @@ async def test_a_pool_that_is_closed_takes_its_sandboxes_with_it():
         await verifiers.start()
         scoring = asyncio.create_task(verifiers.score(PROMPT, rollout("import time\ntime.sleep(99)")))
         assert await asyncio.to_thread(eventually, lambda: len(processes() - before) == 3)
+        its_own = processes() - before
     finally:
         verifiers.close()
-    assert await asyncio.to_thread(eventually, lambda: processes() <= before)
+    assert await asyncio.to_thread(eventually, lambda: gone(its_own))
     with pytest.raises(RuntimeError, match="closed"):
         await scoring
 
@@ -325,12 +334,21 @@ async def test_a_pool_that_is_closed_takes_its_sandboxes_with_it():
 def test_a_process_of_the_sandbox_that_is_killed_takes_the_program_with_it_and_is_replaced(host: Host):
     with host.sandbox("import time\ntime.sleep(99)", lifetime_s=60) as box:
         assert host._process is not None
-        killing = threading.Thread(target=lambda: (eventually(lambda: len(sandboxes()) == 2), host._process.kill()))
+        its_own: set[int] = set()
+
+        def kill_in_the_middle() -> None:
+            before = sandboxes()
+            eventually(lambda: len(sandboxes() - before) == 1)  # the program, beside its session
+            its_own.update(sandboxes())
+            host._process.kill()
+
+        killing = threading.Thread(target=kill_in_the_middle)
         killing.start()
         with pytest.raises(SandboxError, match="ended without an answer"):
             box.run("", 30)
         killing.join()
-    assert eventually(lambda: sandboxes() == set())
+    assert len(its_own) >= 2
+    assert eventually(lambda: gone(its_own))
     host._process.wait()
     with host.sandbox("print(1)", lifetime_s=60) as box:
         assert box.run("", 30).output == "1\n"

@@ -203,7 +203,7 @@ def test_surrogates_are_no_program():
     ("options", "message"),
     [
         ({"cpu_seconds": 0}, "cpu_seconds must be a whole number of at least 1, got 0"),
-        ({"cpu_seconds": 1.5}, "cpu_seconds must be a whole number"),
+        ({"cpu_seconds": 1.5}, "cpu_seconds: expected a whole number, got 1.5"),
         ({"memory_mib": 8}, "memory_mib must be a whole number of at least 64"),
         ({"wall_seconds": 0}, "wall_seconds must be at least"),
         ({"tolerance": float("nan")}, "tolerance must be a number"),

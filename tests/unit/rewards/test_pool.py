@@ -60,6 +60,11 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> 
     return condition()
 
 
+def workers() -> list[psutil.Process]:
+    """The pools' processes of this one; other tests may have left children of other kinds."""
+    return [one for one in psutil.Process().children() if "v05ray.rewards.worker" in one.cmdline()]
+
+
 def gone(*pids: int) -> bool:
     return all(not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids)
 
@@ -69,7 +74,7 @@ async def test_a_worker_ignores_sigterm_and_its_children_do_not():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         async with pool_of(num_workers=1) as pool:
-            (worker,) = psutil.Process().children()
+            (worker,) = workers()
             worker.send_signal(signal.SIGTERM)
             assert await verdicts(pool, "ends_a_child") == [RIGHT]
             assert worker.is_running()
@@ -219,7 +224,7 @@ async def test_every_verdict_of_a_storm_is_its_own():
 async def test_an_idle_worker_that_dies_is_replaced_without_blame():
     async with pool_of() as pool:
         for _ in range(3):
-            for worker in psutil.Process().children():
+            for worker in workers():
                 worker.kill()
             assert await verdicts(pool, "right", "right") == [RIGHT, RIGHT]
         assert pool.stats()["crash"] == 0
@@ -367,7 +372,7 @@ async def test_a_long_queue_brings_workers_and_idleness_takes_them_away(tmp_path
         (tmp_path / "now").touch()
         assert await scoring == [RIGHT] * 40
         assert await eventually(lambda: pool.stats()["workers"] == 1)
-        assert len(psutil.Process().children()) == 1
+        assert len(workers()) == 1
         assert await verdicts(pool, "right") == [RIGHT]
         assert pool.stats()["restarts"] == 0
     finally:
@@ -383,7 +388,7 @@ async def test_without_a_higher_bound_a_long_queue_brings_nobody(tmp_path):
         assert (pool.stats()["workers"], pool.stats()["queue_length"]) == (1, 24)
         (tmp_path / "now").touch()
         assert await scoring == [RIGHT] * 40
-        assert len(psutil.Process().children()) == 1
+        assert len(workers()) == 1
     finally:
         pool.close()
     with pytest.raises(ValueError, match="num_workers <= max_workers must hold: 2, 1"):

@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for folder in ("v05ray", "clusters", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+SANDBOX = ROOT / "v05ray" / "rewards" / "code" / "inside"
 RUNS_DATA = {
     *("pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "joblib.load", "marshal.loads"),
     *("shelve.open", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "eval", "exec", "os.system", "os.popen"),
@@ -49,9 +50,12 @@ def is_unsafe(call: ast.Call, name: str) -> bool:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_turns_data_into_code(path: Path):
     found = findings(path.read_text())
-    if path == ROOT / "v05ray" / "rewards" / "verifiers.py":
-        # The one place where a name that a job gives becomes code; `preflight.outside_code` tells of it.
+    if path == ROOT / "v05ray" / "registry.py":
+        # The one place where a name that a job gives becomes code; `preflight.outside_code` reports it.
         assert [entry.partition(" ")[2] for entry in found] == ["importlib.import_module"]
+    elif path.parent == SANDBOX:
+        # A response's program and its row's tests, in a process that is shut in; never imported outside of it.
+        assert {entry.partition(" ")[2] for entry in found} <= {"exec"}
     else:
         assert found == []
 
