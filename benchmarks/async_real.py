@@ -15,11 +15,11 @@ from pathlib import Path
 
 from v05ray.actors.start import start_inference
 from v05ray.config import Config
-from v05ray.config_files import make_config
 from v05ray.data.loading import load_prompts
-from v05ray.launch import cluster
+from v05ray.job.config_files import make_config
+from v05ray.job.preflight import load_tokenizer
+from v05ray.launch.training import cluster
 from v05ray.ports import BatchRequest
-from v05ray.preflight import load_tokenizer
 from v05ray.types import Prior, Sampling
 
 

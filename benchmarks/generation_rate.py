@@ -31,7 +31,7 @@ def draw_here(model: Path, dtype: str, threads: int, num_sequences: int, num_tok
 
     os.environ.update(environment(generators))
     from v05ray.generation.core import VllmCore
-    from v05ray.model_folder import load_tokenizer
+    from v05ray.models.huggingface import load_tokenizer
     from v05ray.types import Sampling
 
     config = ModelConfig.model_validate({"path": model, "dtype": dtype, "max_length": 256})

@@ -32,14 +32,14 @@ from benchmarks.memory_slope import Held, look, processes
 from tests.fakes import FakeLearner, FakeTracker
 from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
-from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
-from v05ray.config_files import make_config
 from v05ray.data.stream import PromptSource, PromptStream
-from v05ray.driver import Trainer
+from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
 from v05ray.ports import GeneratorLost, Roles, Weights
-from v05ray.progress import Progress
+from v05ray.storage.checkpoint import Checkpoints
+from v05ray.training.driver import Trainer
+from v05ray.training.progress import Progress
 from v05ray.types import Draw, DrawRequest, Prior, Prompt, Rollout, RolloutGroup, StepReport, SupportExample
 
 MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 150, 0.8, 1024

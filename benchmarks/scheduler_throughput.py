@@ -22,7 +22,7 @@ import ray
 from tests.fakes import SAMPLING, FakeRewardPool, make_prompt
 from tests.ray.stubs import StubGenerator
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
-from v05ray.config_files import make_config
+from v05ray.job.config_files import make_config
 from v05ray.ports import BatchRequest
 from v05ray.types import Prior
 

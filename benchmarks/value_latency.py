@@ -26,7 +26,7 @@ import ray
 
 from v05ray.actors.value import ValueActor, predictors
 from v05ray.config import ValueConfig
-from v05ray.scheduling.predicting import PredictorPool
+from v05ray.scheduling.predictors import PredictorPool
 from v05ray.types import Prompt, SupportExample
 
 MIB = 2**20

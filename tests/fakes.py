@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from v05ray.outstanding import Outstanding
 from v05ray.ports import GeneratorLost, Held, Weights
-from v05ray.progress import Progress
 from v05ray.seeding import rollout_seed
+from v05ray.stopping.outstanding import Outstanding
+from v05ray.training.progress import Progress
 from v05ray.types import (
     DrawRequest,
     Prior,

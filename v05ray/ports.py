@@ -1,7 +1,8 @@
 """What the training loop and the scheduler ask of the outside, as Protocols.
 
-`driver.py`, `evaluate.py` and the scheduler are written against these alone, so they run unchanged on Ray actors
-(`actors/`) and on in-process fakes (the tests). All work is asynchronous; a method that only reads is synchronous.
+`training/driver.py`, `evaluation/evaluate.py` and the scheduler are written against these alone, so they run unchanged
+on Ray actors (`actors/`) and on in-process fakes (the tests). All work is asynchronous; a method that only reads is
+synchronous.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from v05ray.registry import RunError
+from v05ray.errors import RunError
 from v05ray.types import (
     DrawRequest,
     Prior,

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from v05ray import advantages, budget
 from v05ray.advantages import Estimator
 from v05ray.budget import Rule
-from v05ray.registry import ConfigError, suggest
+from v05ray.errors import ConfigError
+from v05ray.registry import suggest
 
 Aggregation = Literal["token_mean", "sequence_mean", "constant_length"]
 """How token losses add up over the batch; see `losses.aggregation`."""

@@ -19,17 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from v05ray.errors import ConfigError
 from v05ray.option_types import typed
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """Something a user wrote cannot be used; the message says what, what was got, and how to mend it."""
-
-
-class RunError(RuntimeError):
-    """A run cannot go on for a reason outside its code; the message says what, where, and how to go on."""
 
 
 def suggest(name: str, valid: Iterable[str]) -> str:

@@ -27,7 +27,7 @@ from safetensors.numpy import load_file
 from tests.chaos.faults import FAULTS, Fault, look
 from tests.chaos.tiny_run import TinyRun, assert_whole
 from tests.chaos.world import World
-from v05ray.exit_codes import ExitCode
+from v05ray.stopping.exit_codes import ExitCode
 
 SETTINGS = (
     "run.checkpoint_every=3",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.tiny_run import TinyRun, assert_whole
-from v05ray.exit_codes import ExitCode
-from v05ray.stop_signals import ONE_REQUEST_S
+from v05ray.stopping.exit_codes import ExitCode
+from v05ray.stopping.stop_signals import ONE_REQUEST_S
 
 pytestmark = pytest.mark.timeout(600)
 LONG = (

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.tiny_run import TinyRun
-from v05ray.exit_codes import ExitCode
+from v05ray.stopping.exit_codes import ExitCode
 
 
 def test_a_model_that_vllm_cannot_serve_ends_the_run_at_once(random_tiny_model: Path, tmp_path: Path):

@@ -14,8 +14,8 @@ import ray
 from safetensors.numpy import load_file
 
 from v05ray.cli import main
-from v05ray.exit_codes import ExitCode
 from v05ray.ledger import LedgerReader
+from v05ray.stopping.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "tiny_cpu.yaml"

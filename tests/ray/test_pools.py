@@ -10,9 +10,9 @@ from v05ray.actors.placement import reserve
 from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.value import ValueActor, predictors
 from v05ray.config import RewardsConfig, Spec, ValueConfig
-from v05ray.layout import Role
-from v05ray.registry import ConfigError
-from v05ray.scheduling.predicting import PredictorPool
+from v05ray.errors import ConfigError
+from v05ray.machine.layout import Role
+from v05ray.scheduling.predictors import PredictorPool
 from v05ray.types import Rollout, SupportExample
 
 

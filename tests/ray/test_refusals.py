@@ -15,9 +15,9 @@ from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import RayPredictor, ValueActor
 from v05ray.config import Config
-from v05ray.config_files import make_config
-from v05ray.registry import ConfigError, RunError
-from v05ray.scheduling.pool import PoolExhausted
+from v05ray.errors import ConfigError, RunError
+from v05ray.job.config_files import make_config
+from v05ray.scheduling.generators import PoolExhausted
 
 
 def config_for(model: Path, **parts: Any) -> Config:

@@ -14,10 +14,10 @@ from tests.ray.stubs import StubGenerator
 from v05ray.actors.learner import RayLearnerGroup
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import predictors
-from v05ray.config_files import make_config
-from v05ray.outstanding import Waits, ask, describe
+from v05ray.job.config_files import make_config
 from v05ray.ports import BatchRequest, Held, RoleLost
-from v05ray.scheduling.predicting import PredictorPool
+from v05ray.scheduling.predictors import PredictorPool
+from v05ray.stopping.outstanding import Waits, ask, describe
 from v05ray.types import Prior
 
 CONFIG = make_config({"model": {"path": "m"}, "data": {"train": "jsonl"}})

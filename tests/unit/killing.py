@@ -1,9 +1,10 @@
 """Kill a process before each of its file operations in turn, as `kill -9` or a power cut might.
 
-`kill_at_every_point("tests.unit.test_ledger:prepare", "tests.unit.test_ledger:act", tmp_path)` runs `prepare(folder)`
-whole, then `act(copy of folder)` in a process that kills itself with SIGKILL before its first file operation there;
-again with a fresh copy and before the second; and so on until `act` runs to its end. A file that is opened for writing
-has a second such moment: it is there and empty. The caller then looks at what each of the copies holds.
+`kill_at_every_point("tests.unit.ledger.test_ledger:prepare", "tests.unit.ledger.test_ledger:act", tmp_path)` runs
+`prepare(folder)` whole, then `act(copy of folder)` in a process that kills itself with SIGKILL before its first file
+operation there; again with a fresh copy and before the second; and so on until `act` runs to its end. A file that is
+opened for writing has a second such moment: it is there and empty. The caller then looks at what each of the copies
+holds.
 """
 
 import importlib

@@ -1,9 +1,9 @@
 import pytest
 
 from v05ray import advantages, budget, recipes
-from v05ray.config_files import make_config
+from v05ray.errors import ConfigError
+from v05ray.job.config_files import make_config
 from v05ray.recipes import RECIPES
-from v05ray.registry import ConfigError
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -7,8 +7,9 @@ import pytest
 
 from v05ray import advantages, budget
 from v05ray.data.sources import sources
+from v05ray.errors import ConfigError
 from v05ray.losses.base import LOSSES
-from v05ray.registry import ConfigError, Registry
+from v05ray.registry import Registry
 from v05ray.rewards.verifiers import verifiers
 from v05ray.value.model import BACKENDS
 

@@ -1,1 +1,1 @@
-"""The only room (with `launch.py`) that knows Ray: each actor is a shell around a class of another room."""
+"""The room that knows Ray (as does `launch/`): each actor is a shell around a class of another room."""

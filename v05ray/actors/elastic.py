@@ -17,18 +17,18 @@ import ray
 from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from v05ray import layout
 from v05ray.actors.census import Census
 from v05ray.actors.gauges import Gauges
 from v05ray.actors.generator import RayGenerator
 from v05ray.actors.placement import ask, nodes, on, until_placed
 from v05ray.actors.scheduler import RayScheduler
 from v05ray.config import Config
+from v05ray.machine import layout
 from v05ray.ports import Generator
 from v05ray.scheduling.fleet import Fleet, FleetState, Places
-from v05ray.scheduling.predicting import Predictor, PredictorPool
+from v05ray.scheduling.predictors import Predictor, PredictorPool
 from v05ray.scheduling.scaling import ScalingPolicy
-from v05ray.status import RunStatus, Voice
+from v05ray.storage.status import RunStatus, Voice
 
 log = logging.getLogger(__name__)
 

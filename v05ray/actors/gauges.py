@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from ray.util.metrics import Counter, Gauge
 
 from v05ray.scheduling.fleet import Seen
-from v05ray.scheduling.pool import Life
-from v05ray.status import RunStatus
+from v05ray.scheduling.generators import Life
+from v05ray.storage.status import RunStatus
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "v05ray_step": ("", "Last step done; the weight version in service."),

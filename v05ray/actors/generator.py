@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import fault, reason
 from v05ray.config import Config
+from v05ray.errors import ConfigError
 from v05ray.ports import GeneratorLost, Weights
-from v05ray.registry import ConfigError
 from v05ray.types import DrawRequest, Rollout
 
 

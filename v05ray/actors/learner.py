@@ -13,9 +13,9 @@ from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import describe_loss, fault, reason
 from v05ray.actors.placement import on
 from v05ray.config import Config
-from v05ray.outstanding import Outstanding
+from v05ray.errors import ConfigError
 from v05ray.ports import Held, RoleLost, Weights
-from v05ray.registry import ConfigError
+from v05ray.stopping.outstanding import Outstanding
 from v05ray.types import TrainSample
 
 SETUP_TIMEOUT_S = 1200.0

@@ -16,9 +16,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from v05ray.errors import ConfigError, RunError
 from v05ray.ports import Held, RoleLost
-from v05ray.registry import ConfigError, RunError
-from v05ray.scheduling.pool import NoGeneratorLeft
+from v05ray.scheduling.generators import NoGeneratorLeft
 
 _CLASS = re.compile(r"class_name: (\w+)")
 _CREATION = "error raised in its creation task"

@@ -1,4 +1,4 @@
-"""Placement groups for the roles of `layout.py`: reserved together before anything starts, with a deadline."""
+"""Placement groups for the roles of `machine/layout.py`: reserved together before anything starts, with a deadline."""
 
 import asyncio
 import logging
@@ -16,8 +16,8 @@ from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from v05ray.layout import Node, NodeType, Role, outlook, place, total
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.machine.layout import Node, NodeType, Role, outlook, place, total
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")

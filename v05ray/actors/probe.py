@@ -3,11 +3,11 @@
 import ray
 from ray.exceptions import GetTimeoutError
 
-from v05ray import layout
 from v05ray.actors.placement import join
 from v05ray.config import Config
+from v05ray.errors import ConfigError
+from v05ray.machine import layout
 from v05ray.machine.probe import Machine, here
-from v05ray.registry import ConfigError
 
 
 def measure_generator_node(config: Config) -> Machine:

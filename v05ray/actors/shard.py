@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import held_by
 from v05ray.config import Config
-from v05ray.layout import SCHEDULER_CPUS
+from v05ray.machine.layout import SCHEDULER_CPUS
 from v05ray.ports import Generator, Held, RewardPool, Weights
 from v05ray.scheduling.drawing import DrawingStatus
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
@@ -37,7 +37,7 @@ Answer = tuple[int, list[ScoredRollout] | Exception]
 def local_drawing(config: Config, rewards: RewardPool):
     """A pool without generators yet, and the verifiers."""
     from v05ray.scheduling.drawing import LocalDrawing
-    from v05ray.scheduling.pool import GeneratorPool
+    from v05ray.scheduling.generators import GeneratorPool
 
     pool = GeneratorPool(
         draw_timeout_s=config.generators.draw_timeout_s,

@@ -10,7 +10,6 @@ import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from v05ray import layout
 from v05ray.actors.elastic import Address, RayPlaces, elastic
 from v05ray.actors.generator import RayGenerator
 from v05ray.actors.learner import start_learners
@@ -19,9 +18,10 @@ from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import ValuePlaces, start_values
 from v05ray.config import Config
+from v05ray.machine import layout
 from v05ray.ports import Roles, Tracker
 from v05ray.rewards.by_source import with_source_verifiers
-from v05ray.scheduling.predicting import PredictorPool
+from v05ray.scheduling.predictors import PredictorPool
 
 
 @contextlib.asynccontextmanager

@@ -8,11 +8,11 @@ from uuid import uuid4
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from v05ray import layout
 from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.placement import ask, on, until_placed
 from v05ray.config import Config, ValueConfig
-from v05ray.scheduling.predicting import Predictor, chunks
+from v05ray.machine import layout
+from v05ray.scheduling.predictors import Predictor, chunks
 from v05ray.types import Prior, Prompt, SupportExample
 
 
@@ -40,7 +40,7 @@ class ValueActor:
 
 
 class RayPredictor:
-    """Implements `scheduling.predicting.Predictor`."""
+    """Implements `scheduling.predictors.Predictor`."""
 
     def __init__(self, predictor_id: str, actor: Any) -> None:
         self._id, self.actor = predictor_id, actor

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast, get_args
 
-from v05ray.registry import ConfigError, Form, Registry
+from v05ray.errors import ConfigError
+from v05ray.registry import Form, Registry
 from v05ray.stats.state import check_state
 from v05ray.types import Draw, RolloutGroup
 

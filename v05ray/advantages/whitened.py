@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from v05ray.advantages.base import Advantages, Estimator, GroupView, advantage, check_groups
 from v05ray.advantages.group_mean import EPS
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.stats.moments import mean, sample_deviation
 
 

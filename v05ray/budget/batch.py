@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from v05ray.budget.base import Evidence, Judgement, Rule
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.types import Decision, Draw, Stop, StopReason
 
 

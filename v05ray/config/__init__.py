@@ -1,6 +1,6 @@
 """The one config tree: frozen, unknown keys refused, every field documented and bounded.
 
-`config_files.load_config` makes it from a YAML file. Choices with a name (`advantage`, `budget.rule`,
+`job.config_files.load_config` makes it from a YAML file. Choices with a name (`advantage`, `budget.rule`,
 `rewards.verifier`, `data.train`) are `Spec`s: a name and the options of what bears it, checked against its registry.
 """
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

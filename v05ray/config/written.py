@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel
 
 from v05ray.config.section import Spec
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")

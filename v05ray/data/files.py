@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from v05ray.data.rows import CONVERSATION_FIELDS, QUESTION_FIELDS, BadRow
-from v05ray.lfs import check_no_pointer
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.storage.lfs import check_no_pointer
 
 _PARQUET = b"PAR1"
 _UTF8_MARK = b"\xef\xbb\xbf"

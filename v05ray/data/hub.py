@@ -13,8 +13,8 @@ from typing import Any
 from v05ray.data.files import is_parquet, json_records, one_line, parquet_records
 from v05ray.data.paths import check_shards
 from v05ray.data.tables import SUFFIXES, csv_records
-from v05ray.lfs import check_no_pointer
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.storage.lfs import check_no_pointer
 
 _DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".arrow", ".csv", ".tsv", ".gz", ".zst")
 

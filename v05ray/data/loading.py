@@ -29,7 +29,7 @@ from v05ray.data.rows import BadRow, Row
 from v05ray.data.sources import Source, sources
 from v05ray.data.stream import PromptSource, next_source
 from v05ray.data.templates import templating
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.types import Prompt
 

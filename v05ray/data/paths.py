@@ -7,7 +7,7 @@ from pathlib import Path
 
 from v05ray.config.section import expand_path
 from v05ray.data.files import PACKED_SUFFIXES
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 _SPLIT = re.compile(
     r"(?:^|[^a-z])(train|training|test|testing|eval|valid|validation|val|dev|holdout)(?=$|[^a-z])", re.I

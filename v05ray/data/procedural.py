@@ -15,7 +15,8 @@ from typing import Any
 
 from v05ray.data.rows import Row
 from v05ray.data.sources import Source, sources
-from v05ray.registry import ConfigError, suggest
+from v05ray.errors import ConfigError
+from v05ray.registry import suggest
 from v05ray.seeding import derive_seed
 
 PATIENCE = 2_000

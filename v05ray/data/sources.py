@@ -13,8 +13,8 @@ from v05ray.data.hub import numbered_records
 from v05ray.data.paths import data_files, local_path
 from v05ray.data.rows import BadRow, Fields, Row, read_record
 from v05ray.data.tables import SUFFIXES, csv_records
-from v05ray.lfs import check_no_pointer
 from v05ray.registry import Form, Registry
+from v05ray.storage.lfs import check_no_pointer
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from v05ray.data.files import check_is_text, one_line, unpacked
 from v05ray.data.rows import BadRow
-from v05ray.lfs import check_no_pointer
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.storage.lfs import check_no_pointer
 
 SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = (",", "\t", ";", "|")

@@ -13,7 +13,7 @@ import jinja2
 from v05ray.config import DataConfig
 from v05ray.data.files import one_line
 from v05ray.data.rows import BadRow, Row
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 Message = dict[str, str]
 

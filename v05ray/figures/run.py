@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from v05ray import durable
 from v05ray.figures.svg import Bar, Point, Shade, render_bars, render_svg
 from v05ray.ledger import GREEDY_INDEX, LedgerError, LedgerReader
 from v05ray.stats.rates import laplace_rate
+from v05ray.storage import durable
 
 WINDOW = 256
 """Groups over which skill is taken: the default of `value.trust_window`."""

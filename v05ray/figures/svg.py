@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-from v05ray import durable
+from v05ray.storage import durable
 
 _COLOURS = ("#1769aa", "#c2571a", "#2e7d32", "#6a3d9a", "#8d6e00", "#ad1457", "#455a64")
 WIDTH, HEIGHT = 640, 360

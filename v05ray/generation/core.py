@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.errors import ConfigError
 from v05ray.generation.sharing import SharedBundle, mapped, shared
 from v05ray.lean_imports import lean_transformers, without
-from v05ray.model_folder import checkpoint_shapes, is_derived
-from v05ray.registry import ConfigError
+from v05ray.models.huggingface import checkpoint_shapes, is_derived
 from v05ray.types import FinishReason, Sampling
 from v05ray.weights import Bucket, check_names, unpack
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import psutil
 
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.errors import ConfigError
 from v05ray.generation.parts import check_parts
-from v05ray.registry import ConfigError
 from v05ray.types import DrawRequest, Rollout, Sampling
 from v05ray.weights import Bucket, WeightsError, check_bundle
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from v05ray.model_folder import read_object
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.models.huggingface import read_object
 
 
 def check_parts(model_path: Path, tensor_parallel: int) -> None:

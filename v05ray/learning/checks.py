@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from v05ray.config import ModelConfig
+from v05ray.errors import ConfigError
 from v05ray.lean_imports import lean_transformers
 from v05ray.learning import architecture
 from v05ray.learning.batching import MicroBatch, collate, make_rows
 from v05ray.learning.names import FolderNames
 from v05ray.learning.policy import Policy, arguments
-from v05ray.registry import ConfigError
 from v05ray.types import TrainSample
 
 PROMPT = (3, 5, 7, 11, 13)

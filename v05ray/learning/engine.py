@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from v05ray.config import LearnerConfig
+from v05ray.errors import ConfigError
 from v05ray.lean_imports import without
-from v05ray.learning.environment import environment as environment
-from v05ray.registry import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

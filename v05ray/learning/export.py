@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from v05ray.config import ModelConfig
-from v05ray.durable import permit_by_umask
-from v05ray.model_folder import load_tokenizer
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.models.huggingface import load_tokenizer
+from v05ray.storage.durable import permit_by_umask
 
 MAX_SHARD = "5GB"
 """Weights beyond this are spread over several files, with an index."""

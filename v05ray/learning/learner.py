@@ -26,17 +26,18 @@ from torch import Tensor
 from v05ray import losses
 from v05ray.config import LearnerConfig, ModelConfig
 from v05ray.config.section import count_threads
+from v05ray.errors import ConfigError
 from v05ray.learning.batching import MicroBatch, Row, collate, dummy_micro_batch, has_gradient, plan
 from v05ray.learning.engine import ZeroEngine, join
 from v05ray.learning.export import check_export, write_model
+from v05ray.learning.loading import load_policy
 from v05ray.learning.names import FolderNames
-from v05ray.learning.policy import DTYPES, arguments, check_folder, load_policy
+from v05ray.learning.policy import DTYPES, arguments, check_folder
 from v05ray.learning.reference import Reference
 from v05ray.losses.aggregation import BatchSize, normaliser
 from v05ray.losses.kl import kl_penalty
 from v05ray.losses.policy import policy_loss
-from v05ray.model_folder import checkpoint_shapes
-from v05ray.registry import ConfigError
+from v05ray.models.huggingface import checkpoint_shapes
 from v05ray.seeding import derive_seed
 from v05ray.types import TrainSample
 

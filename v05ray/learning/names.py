@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from v05ray.model_folder import is_derived
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.models.huggingface import is_derived
 
 _LAYER = re.compile(r"^.*?\.\d+(?=\.)")
 

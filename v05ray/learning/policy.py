@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from v05ray.config import ModelConfig
-from v05ray.lean_imports import lean_transformers
+from v05ray.errors import ConfigError
 from v05ray.learning import architecture, kernels
 from v05ray.learning.batching import MicroBatch
 from v05ray.learning.head import LogitsForm, LogprobHead
-from v05ray.registry import ConfigError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -96,36 +94,3 @@ def check_folder(path: Path) -> None:
         raise ConfigError(
             f"model.path: no config.json in {str(path)!r}; give a Hugging Face folder (config, safetensors)"
         )
-
-
-def load_policy(
-    config: ModelConfig, temperature: float, device: torch.device, *, share_prefix: bool, checkpointing: bool
-) -> Policy:
-    """The policy, made for `device` but still on the CPU, its parameters in `config.dtype`.
-
-    Raises ConfigError for a folder that is not there and for a model this learner would compute wrongly.
-    """
-    lean_transformers()
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from v05ray.learning import checks
-
-    check_folder(config.path)
-    try:
-        settings = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            config.path,
-            dtype=DTYPES[config.dtype],
-            attn_implementation=architecture.attention_implementation(settings.get_text_config()),
-            use_safetensors=True,
-            trust_remote_code=config.trust_remote_code,
-        )
-    except ValueError as error:
-        raise ConfigError(f"model.path: transformers cannot load {str(config.path)!r}: {error}") from error
-    return checks.checked_policy(
-        model,
-        temperature,
-        share_prefix=share_prefix,
-        checkpointing=checkpointing,
-        cpu_kernels=device.type == "cpu" and config.dtype == "bfloat16" and kernels.suit(model),
-    )

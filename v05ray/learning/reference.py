@@ -8,7 +8,8 @@ from torch import Tensor
 from v05ray.config import LearnerConfig, ModelConfig
 from v05ray.learning.batching import MicroBatch
 from v05ray.learning.engine import shard_frozen
-from v05ray.learning.policy import DTYPES, arguments, load_policy
+from v05ray.learning.loading import load_policy
+from v05ray.learning.policy import DTYPES, arguments
 
 
 class Reference:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from v05ray.recorded import RecordedGroup, RecordedRollout
+from v05ray.ledger.recorded import RecordedGroup, RecordedRollout
 from v05ray.types import ComponentScore, Decision, Draw, Prior, RolloutGroup, Stop
 
 GREEDY_INDEX = -1

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from v05ray.errors import RunError
 from v05ray.ledger.columns import FORMAT_VERSION
-from v05ray.registry import RunError
 
 SUPERSEDED = "superseded"
 """Folder, inside the ledger, of what was recorded and does not count: one numbered ledger per resume."""

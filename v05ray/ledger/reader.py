@@ -9,7 +9,7 @@ import pyarrow.dataset as pads
 
 from v05ray.ledger.columns import SCHEMAS, recorded_group
 from v05ray.ledger.folder import LedgerError, read_marker, step_markers, superseded_folders
-from v05ray.recorded import Conservation, RecordedGroup, group_problems, num_given_up
+from v05ray.ledger.recorded import Conservation, RecordedGroup, group_problems, num_given_up
 
 
 class LedgerReader:

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from v05ray import durable
 from v05ray.ledger.columns import DECISION_SCHEMA, FORMAT_VERSION, ROLLOUT_SCHEMA, decision_rows, rollout_rows
 from v05ray.ledger.folder import SUPERSEDED, LedgerError, read_marker, step_markers, superseded_folders
+from v05ray.storage import durable
 from v05ray.types import RolloutGroup
 
 _DATA = re.compile(r"(?:rollouts|decisions)-\d{6,}(?:\.r\d+)?\.parquet")

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from v05ray.errors import ConfigError
 from v05ray.losses.base import Loss, LossInput
-from v05ray.registry import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,4 @@
-"""The machine a run is on: what it computes (`probe`), what fits it (`fit`), what a run takes on it (`estimate`)."""
+"""What a run asks of machines (`layout`, `object_store`, `memory`), and the one it is on.
+
+What that computes is in `probe`, what fits it in `fit`, what a run takes on it in `estimate`.
+"""

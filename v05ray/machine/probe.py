@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from v05ray.registry import RunError
+from v05ray.errors import RunError
 
 SHAPE = (64, 1024, 2048)
 """(M, K, N) of the product that is timed: that of a decoding step, 64 sequences through a middle-sized layer."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from v05ray.models import smollm2, tiny
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,6 @@ the answers, the prompts) stays as recorded, so a replay compares decisions, not
     figures.py    what that came to
     report.py     a whole run, recorded against replayed
     explain.py    one prompt's story, number by number
-    cli.py        the commands
 """
 
 from v05ray.replay.batch import Replayed, StepReplayer

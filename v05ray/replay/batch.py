@@ -10,8 +10,8 @@ from statistics import fmean, variance
 from v05ray import advantages, budget
 from v05ray.advantages import Advantages, Estimator, GroupView
 from v05ray.budget import BatchMachine, Evidence, Judgement, Rule
-from v05ray.priors import from_settings
-from v05ray.recorded import RecordedGroup
+from v05ray.ledger.recorded import RecordedGroup
+from v05ray.priors.repair import from_settings
 from v05ray.replay.settings import Settings
 from v05ray.types import Decision, Draw, Prior, Stop
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from v05ray import budget
-from v05ray.recorded import RecordedGroup, RecordedRollout
-from v05ray.registry import ConfigError, suggest
+from v05ray.errors import ConfigError
+from v05ray.ledger.recorded import RecordedGroup, RecordedRollout
+from v05ray.registry import suggest
 from v05ray.stats.shrinkage import fuse
 from v05ray.types import Decision, Draw, Prior
 

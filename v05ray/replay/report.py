@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.replay.batch import Replayed, StepReplayer
 from v05ray.replay.figures import Figures, figures
 from v05ray.replay.settings import Changes, Settings

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

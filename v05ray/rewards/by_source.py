@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from v05ray.config import Component, Config, RewardsConfig, VerifierSpec
 from v05ray.config.verifier import BY_SOURCE
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.verifiers import check_verifier
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import fsum
 from typing import Any
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.types import FAILURES, FinishReason, Prompt
 
 Judge = Callable[[Prompt, str, FinishReason], dict[str, Any]]

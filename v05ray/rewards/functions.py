@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from v05ray.registry import ConfigError, suggest
+from v05ray.errors import ConfigError
+from v05ray.registry import suggest
 from v05ray.rewards.judged import Judged
 from v05ray.types import Prompt
 

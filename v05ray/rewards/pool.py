@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from v05ray.config import RewardsConfig
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.by_source import check_verifiers, take_apart
 from v05ray.rewards.process import WorkerDied, WorkerProcess, encode
 from v05ray.types import FAILURES, ComponentScore, Prompt, Rollout, ScoredRollout, Verdict

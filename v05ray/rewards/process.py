@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from v05ray.config import RewardsConfig
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 START_TIMEOUT_S = 120.0
 """Importing a verifier's libraries takes a second or two; on a machine that is short of everything, much longer."""

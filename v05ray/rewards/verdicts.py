@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
-from v05ray.registry import RunError
+from v05ray.errors import RunError
 from v05ray.types import FAILURES, RolloutGroup, ScoredRollout, Verdict
 
 KINDS: tuple[Verdict, ...] = get_args(Verdict)

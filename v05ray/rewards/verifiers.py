@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, Literal
 
-from v05ray.registry import PLUGIN, Choice, ConfigError, Registry, check_options, import_target, suggest
+from v05ray.errors import ConfigError
+from v05ray.registry import PLUGIN, Choice, Registry, check_options, import_target, suggest
 from v05ray.rewards.answers import last_integer, last_number, last_tagged
 from v05ray.rewards.functions import adapt
 from v05ray.rewards.judged import Judged

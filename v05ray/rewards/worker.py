@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.combined import Judge, build_judge
 from v05ray.rewards.extract import has_finished_answer
 from v05ray.rewards.judged import Judged

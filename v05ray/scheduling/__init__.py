@@ -1,1 +1,1 @@
-"""Where rollouts are drawn and when: the generator pool and the batch scheduler, against ports alone (no Ray)."""
+"""Where rollouts are drawn and when: the pools and the batch scheduler, against ports alone (no Ray)."""

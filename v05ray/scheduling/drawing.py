@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from v05ray.outstanding import WatchedRewards
 from v05ray.ports import Generator, Held, RewardPool, Weights
-from v05ray.scheduling.pool import GeneratorPool, Life
+from v05ray.scheduling.generators import GeneratorPool, Life
 from v05ray.scheduling.scaling import Load
+from v05ray.stopping.outstanding import WatchedRewards
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 

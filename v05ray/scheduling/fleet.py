@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from v05ray.scheduling.pool import Life
+from v05ray.scheduling.generators import Life
 from v05ray.scheduling.scaling import Load, ScalingPolicy
 
 Note = Callable[[str, Mapping[str, object]], None]

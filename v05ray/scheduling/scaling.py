@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 UP_RATIO = 1.2
 """More are wanted when need > UP_RATIO x wanted."""

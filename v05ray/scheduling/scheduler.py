@@ -15,7 +15,7 @@ from v05ray import budget
 from v05ray.config import BudgetConfig
 from v05ray.ports import BatchRequest, Held, Weights
 from v05ray.scheduling.drawing import Drawing
-from v05ray.scheduling.pool import Life
+from v05ray.scheduling.generators import Life
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
     Decision,

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from v05ray.outstanding import ask_all
 from v05ray.ports import Generator, Held, Weights
 from v05ray.scheduling.drawing import Drawing, DrawingStatus
-from v05ray.scheduling.pool import NoGeneratorLeft
+from v05ray.scheduling.generators import NoGeneratorLeft
 from v05ray.scheduling.scaling import Load
+from v05ray.stopping.outstanding import ask_all
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 ASK_S = 2.0

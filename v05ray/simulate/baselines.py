@@ -16,7 +16,7 @@ from typing import Any
 
 from v05ray import advantages
 from v05ray.advantages import Estimator, GroupView
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 _BARE: Mapping[str, Any] = {"sigma_floor": 1.0, "eps": 0.0}
 _READ = {

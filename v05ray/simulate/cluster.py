@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from v05ray.budget import BatchMachine
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate.worlds import Responses
 from v05ray.types import Decision, Draw, Stop
 

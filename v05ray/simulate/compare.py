@@ -14,7 +14,7 @@ from typing import Any, Literal
 from v05ray import budget, recipes
 from v05ray.advantages import Estimator, GroupView
 from v05ray.budget import BatchMachine, Rule
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate import baselines
 from v05ray.simulate.cluster import Cluster, Played, play
 from v05ray.simulate.worlds import World

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from v05ray import budget
 from v05ray.budget import BatchMachine
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate.cluster import Cluster, Timing, play
 from v05ray.simulate.worlds import World
 

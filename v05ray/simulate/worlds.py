@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.seeding import derive_seed
 
 U_SHAPE = 0.35

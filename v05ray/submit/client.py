@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from v05ray.exit_codes import ExitCode
-from v05ray.redaction import redact
-from v05ray.registry import ConfigError
+from v05ray.config.redaction import redact
+from v05ray.errors import ConfigError
+from v05ray.stopping.exit_codes import ExitCode
 from v05ray.submit.request import Request, derive_id
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from v05ray import __version__
 from v05ray.config import Config, Spec
-from v05ray.config_files import load_config
+from v05ray.config.redaction import environment_secrets, is_secret_variable, redact, redact_tree
 from v05ray.data.paths import local_path
-from v05ray.redaction import environment_secrets, is_secret_variable, redact, redact_tree
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.job.config_files import load_config
 from v05ray.submit.working_dir import LIMIT_MIB, Shipment, collect
 
 GRACE_S = 300

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import v05ray
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 LIMIT_MIB = 50
 """Most a working directory may weigh; the head keeps it in memory, and every node fetches it."""

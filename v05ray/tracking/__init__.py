@@ -3,6 +3,7 @@
 tracker.py   what the driver holds: `ports.Tracker`, the sender thread
 spool.py     the queue on disk between them
 store.py     MLflow's SDK: the only file that imports it
+naming.py    metric names as MLflow takes them
 uri.py       where the tracking store is, and how to look at it
 """
 

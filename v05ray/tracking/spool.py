@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from v05ray import durable
+from v05ray.storage import durable
 
 
 @dataclass(frozen=True, slots=True)

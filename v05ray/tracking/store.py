@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from v05ray.dotted import flatten
+from v05ray.config.dotted import flatten
 
 _SETTINGS = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",  # its own report of every migration would break into the progress line

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from v05ray import durable
-from v05ray.redaction import redact, redact_tree
-from v05ray.registry import RunError
+from v05ray.config.redaction import redact, redact_tree
+from v05ray.errors import RunError
+from v05ray.storage import durable
 from v05ray.tracking.spool import Spool, Spooled
 from v05ray.tracking.store import Away, MlflowStore, Refused
 from v05ray.tracking.uri import check_uri, default_uri, sqlite_path

@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from v05ray.redaction import redact
-from v05ray.registry import ConfigError, suggest
+from v05ray.config.redaction import redact
+from v05ray.errors import ConfigError
+from v05ray.registry import suggest
 
 _DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
 _SCHEMES = (*_DATABASES, "http", "https", "databricks", "file")

@@ -7,7 +7,7 @@ import contextlib
 import io
 import random
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.seeding import derive_seed
 
 LEFT_OUT = frozenset({"arc_agi", "boxnet", "codeio", "composite", "knight_swap", "rearc", "rectangle_count"})

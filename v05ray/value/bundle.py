@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.value.features import STATISTICS, FeatureMap
 from v05ray.value.head import HeadConfig, ValueHead, head_config_from
 

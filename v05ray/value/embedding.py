@@ -18,8 +18,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from v05ray.errors import ConfigError
 from v05ray.lean_imports import lean_transformers
-from v05ray.registry import ConfigError
 
 log = logging.getLogger(__name__)
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"

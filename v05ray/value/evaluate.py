@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.baselines import Predictor, all_baselines
 from v05ray.value.encoded import EncodedRecords

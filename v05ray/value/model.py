@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from v05ray.config import ValueConfig
-from v05ray.registry import ConfigError, Form, Registry
+from v05ray.errors import ConfigError
+from v05ray.registry import Form, Registry
 from v05ray.stats.rates import laplace_rate
 from v05ray.stats.shrinkage import V_MAX
 from v05ray.types import Prior, Prompt, SupportExample

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.bank import question_bank
 from v05ray.value.budgets import DEFAULT_STEPS

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from v05ray.errors import ConfigError
 from v05ray.lean_imports import lean_transformers
-from v05ray.registry import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.adapter import AdapterConfig, TokenAdapter
 from v05ray.value.bundle import strict_load

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from v05ray.registry import ConfigError, suggest
+from v05ray.errors import ConfigError
+from v05ray.registry import suggest
 from v05ray.types import SupportExample
 from v05ray.value.records import read_jsonl
 

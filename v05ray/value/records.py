@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.types import Draw
 
 LEDGER_WINDOW_PAIRS = 384

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from v05ray.ports import Tracker
+from v05ray.priors.trust import fit_platt
 from v05ray.value.bundle import BUILT_IN, load_bundle, save_bundle
 from v05ray.value.difficulty import fit_direction, inputs_of_texts
 from v05ray.value.encoded import EncodedRecords
@@ -26,7 +27,6 @@ from v05ray.value.predicting import predict_by_policy, probabilities
 from v05ray.value.pretrain import Report, stderr_line
 from v05ray.value.scores import all_metrics
 from v05ray.value.trainer import RowSplit, Trainer, TrainOptions, split_rows
-from v05ray.value.trust import fit_platt
 
 CALIBRATION_RIDGE = 400.0
 """In scores. A few hundred of them say little about a head that is calibrated to begin with, and what they say is too

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.seeding import derive_seed
 from v05ray.value.budgets import DEFAULT_TRAIN_STEPS
 from v05ray.value.difficulty import cross_fit, inputs_of_texts

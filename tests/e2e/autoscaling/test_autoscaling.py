@@ -17,7 +17,7 @@ import pytest
 from v05ray.actors.gauges import COUNTERS, GAUGES
 from v05ray.ledger import LedgerReader
 from v05ray.models.tiny import prepare
-from v05ray.status import read_events, read_status, timeline
+from v05ray.storage.status import read_events, read_status, timeline
 
 ROOT = Path(__file__).parents[3]
 LOCAL = ROOT / "clusters" / "local-autoscaling" / "cluster.py"

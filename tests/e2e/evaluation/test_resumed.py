@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from v05ray.evaluation.responses import read_responses
 from v05ray.models.tiny import PREFIX
-from v05ray.responses import read_responses
 
 ROWS, SAMPLES = 30, 3
 NUM_DRAWS = 6 * ROWS * 2

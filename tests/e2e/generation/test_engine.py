@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from tests.e2e.generation.conftest import MAX_LENGTH, PROMPT, Reference, request
+from v05ray.errors import ConfigError
 from v05ray.generation.engine import Engine
-from v05ray.registry import ConfigError
 from v05ray.types import Rollout
 from v05ray.weights import WeightsError, pack
 

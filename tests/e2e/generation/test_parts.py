@@ -16,11 +16,11 @@ import pytest
 from tests.e2e.generation.conftest import GENERATORS, Reference, request
 from tests.e2e.generation.test_logprobs import worst_error
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.errors import ConfigError
 from v05ray.generation.engine import Engine, EngineDead
 from v05ray.generation.environment import environment
 from v05ray.generation.sharing import NAME
 from v05ray.models import tiny
-from v05ray.registry import ConfigError
 from v05ray.weights import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -8,9 +8,9 @@ import pytest
 
 from tests.e2e.generation.conftest import GENERATORS, MAX_LENGTH
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.errors import ConfigError
 from v05ray.generation.engine import Engine
 from v05ray.models import tiny
-from v05ray.registry import ConfigError
 
 
 @pytest.fixture(scope="module")

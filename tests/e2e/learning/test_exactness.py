@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.e2e.learning.tiny import make_samples
 from tests.e2e.models.architectures import save
+from v05ray.errors import ConfigError
 from v05ray.learning.learner import Learner
-from v05ray.model_folder import checkpoint_shapes
-from v05ray.registry import ConfigError
+from v05ray.models.huggingface import checkpoint_shapes
 from v05ray.types import TrainSample
 
 MakeLearner = Callable[..., Learner]

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.e2e.learning.plain import PlainLearner
 from tests.e2e.learning.tiny import make_samples, model_config
 from v05ray.config import LearnerConfig
+from v05ray.errors import ConfigError
 from v05ray.learning.learner import Learner
-from v05ray.registry import ConfigError
 
 MakeLearner = Callable[..., Learner]
 OPTIONS = {

@@ -10,8 +10,8 @@ import torch
 
 from tests.e2e.learning.tiny import make_samples, model_config
 from v05ray.config import LearnerConfig
+from v05ray.errors import ConfigError
 from v05ray.learning.learner import Learner
-from v05ray.registry import ConfigError
 
 MakeLearner = Callable[..., Learner]
 OPTIONS = {"micro_batch_tokens": 64, "learning_rate": 1e-2}

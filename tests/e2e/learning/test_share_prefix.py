@@ -8,10 +8,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests.e2e.learning.tiny import VOCABULARY, make_samples, model_config
+from v05ray.errors import ConfigError
 from v05ray.learning import kernels
 from v05ray.learning.batching import collate, make_rows
-from v05ray.learning.policy import Policy, arguments, load_policy
-from v05ray.registry import ConfigError
+from v05ray.learning.loading import load_policy
+from v05ray.learning.policy import Policy, arguments
 from v05ray.types import TrainSample
 
 CPU = torch.device("cpu")

@@ -16,19 +16,19 @@ from torch import Tensor
 
 from tests.fakes import FakeTracker, silent_progress
 from v05ray import budget, recipes
-from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config
-from v05ray.config_files import load_config
-from v05ray.driver import Trainer
 from v05ray.generation.engine import Engine
+from v05ray.job.config_files import load_config
+from v05ray.job.preflight import Prepared, make_stream, prepare
 from v05ray.learning.learner import Learner
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import GeneratorLost, Held, Roles, Weights
-from v05ray.preflight import Prepared, make_stream, prepare
 from v05ray.rewards.pool import VerifierPool
 from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.pool import GeneratorPool
+from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
+from v05ray.storage.checkpoint import Checkpoints
+from v05ray.training.driver import Trainer
 from v05ray.types import DrawRequest, Prior, Prompt, Rollout, SupportExample, TrainSample
 from v05ray.value.embedding import torch_threads
 from v05ray.value.model import ValueModel

@@ -24,9 +24,9 @@ USE = """
 import json, sys
 from pathlib import Path
 import torch
-from v05ray.config_files import load_config
-from v05ray.learning.policy import load_policy
-from v05ray.preflight import prepare
+from v05ray.job.config_files import load_config
+from v05ray.learning.loading import load_policy
+from v05ray.job.preflight import prepare
 from v05ray.rewards.verifiers import verifiers
 from v05ray.value.model import ValueModel
 

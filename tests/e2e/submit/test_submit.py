@@ -45,7 +45,7 @@ def head(address: str) -> Jobs:
 
 
 def v05ray(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "v05ray.submit.cli", *arguments]
+    command = [sys.executable, "-m", "v05ray.cli.submit", *arguments]
     env = {**os.environ, **variables}
     return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT, env=env)
 

@@ -19,16 +19,16 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeRewardPool, FakeTracker, response_text, silent_progress
-from v05ray.checkpoint import Checkpoints
 from v05ray.config import Config, ValueConfig
-from v05ray.config_files import make_config
 from v05ray.data.stream import PromptSource, PromptStream
-from v05ray.driver import Trainer
+from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
 from v05ray.ports import Held, Roles, Weights
 from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.pool import GeneratorPool
+from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
+from v05ray.storage.checkpoint import Checkpoints
+from v05ray.training.driver import Trainer
 from v05ray.types import DrawRequest, Prior, Prompt, Rollout, SupportExample, TrainSample
 from v05ray.value.embedding import torch_threads
 from v05ray.value.model import ValueModel

@@ -10,7 +10,7 @@ from benchmarks.gradient_gain import gains
 from v05ray import advantages
 from v05ray.advantages import GroupView
 from v05ray.budget import OslaRule
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.stats.shrinkage import fuse, fuse_eb_loo, fuse_loo
 
 FUSED = ["v05", "v05_loo", "v05_eb", "v05_eb_loo"]

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from v05ray import advantages
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 groups = st.lists(st.floats(-1, 1), min_size=2, max_size=32)
 

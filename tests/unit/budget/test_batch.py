@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tests.unit.budget.worlds import play, random_world, stops
 from v05ray.budget import BatchMachine, Evidence, FixedRule, Judgement, OslaRule
 from v05ray.budget.base import Rule
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.types import Decision, Draw, Stop
 
 

@@ -11,7 +11,7 @@ from tests.unit.budget.worlds import play, random_world, stops
 from v05ray import budget
 from v05ray.budget import RULES, BatchMachine, Evidence, OslaRule, Rule
 from v05ray.budget.allot import allot
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 OPTIONS = {"fixed": {"n": 5}}
 

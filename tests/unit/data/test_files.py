@@ -13,7 +13,7 @@ import pytest
 
 from v05ray.data.rows import BadRow, Row
 from v05ray.data.sources import sources
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 ROWS = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

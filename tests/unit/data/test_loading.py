@@ -10,7 +10,7 @@ import pytest
 from tests.unit.data.tokenizing import CharTokenizer, decode
 from v05ray.config import DataConfig, Spec
 from v05ray.data import PromptTooLong, load_prompts, load_splits
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 
 def write(path: Path, rows) -> str:

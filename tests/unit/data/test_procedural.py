@@ -8,7 +8,7 @@ import pytest
 from tests.unit.data.tokenizing import CharTokenizer
 from v05ray.config import DataConfig
 from v05ray.data import load_prompts, load_splits
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 SUMS = {
     "name": "reasoning_gym",

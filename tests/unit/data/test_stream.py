@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.fakes import make_prompt
 from v05ray.data import PromptSource, PromptStream
 from v05ray.data.stream import describe
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 
 def stream(num_prompts, batch_size, *, shuffle=True, seed=0) -> PromptStream:

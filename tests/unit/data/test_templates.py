@@ -10,7 +10,7 @@ from v05ray.config import DataConfig
 from v05ray.data import load_prompts
 from v05ray.data.rows import BadRow, Row
 from v05ray.data.templates import templating
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 PLAIN = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"

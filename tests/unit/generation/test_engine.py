@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from v05ray.config import GeneratorsConfig, ModelConfig
+from v05ray.errors import ConfigError
 from v05ray.generation.core import Output
 from v05ray.generation.engine import Engine, EngineDead
-from v05ray.registry import ConfigError
 from v05ray.types import DrawRequest, Sampling
 from v05ray.weights import Bucket, WeightsError, pack
 

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from v05ray.config import GeneratorsConfig
+from v05ray.errors import ConfigError
 from v05ray.generation.parts import check_parts
-from v05ray.registry import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from v05ray.config import Config
-from v05ray.config_files import make_config, to_yaml
+from v05ray.job.config_files import make_config, to_yaml
 from v05ray.machine.fit import fit, is_open, take_over
 from v05ray.machine.fitting import fit_to_machine
 from v05ray.machine.probe import Machine, from_json, thread_counts

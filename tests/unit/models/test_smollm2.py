@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from v05ray.models import smollm2
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

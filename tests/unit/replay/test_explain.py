@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.test_ledger import make_group
+from tests.unit.ledger.test_ledger import make_group
+from v05ray.errors import ConfigError
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.registry import ConfigError
 from v05ray.replay.explain import explain, tell
 from v05ray.types import Decision, Draw, Stop
 

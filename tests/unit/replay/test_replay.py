@@ -13,15 +13,15 @@ from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt
 from v05ray import advantages
 from v05ray.advantages import GroupView
 from v05ray.config import BudgetConfig, Spec, ValueConfig
+from v05ray.errors import ConfigError
 from v05ray.ledger import LedgerReader, LedgerWriter
+from v05ray.ledger.recorded import RecordedGroup, RecordedRollout
 from v05ray.ports import BatchRequest
-from v05ray.priors import Priors
-from v05ray.priors import settings as prior_settings
-from v05ray.recorded import RecordedGroup, RecordedRollout
-from v05ray.registry import ConfigError
+from v05ray.priors.repair import Priors
+from v05ray.priors.repair import settings as prior_settings
 from v05ray.replay import Changes, Report, Settings, StepReplayer, figures, open_ledger, replay
 from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.pool import GeneratorPool
+from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.stats.shrinkage import fuse
 from v05ray.types import Decision, Draw, Prior, Stop

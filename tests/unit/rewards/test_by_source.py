@@ -3,9 +3,9 @@
 import pytest
 
 from tests.fakes import make_prompt
-from v05ray.config_files import make_config
-from v05ray.preflight import outside_code
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.job.config_files import make_config
+from v05ray.job.preflight import outside_code
 from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
 from v05ray.rewards.combined import build_judge
 from v05ray.rewards.pool import VerifierPool

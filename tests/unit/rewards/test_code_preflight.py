@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from v05ray import preflight
-from v05ray.config_files import load_config
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.job import preflight
+from v05ray.job.config_files import load_config
 from v05ray.rewards.code import sandbox
 from v05ray.rewards.code.sandbox import Isolation
 

@@ -16,7 +16,7 @@ import pytest
 from tests.fakes import make_prompt
 from tests.unit.rewards.code_tasks import LIMITS, fenced, ran
 from v05ray.config import RewardsConfig
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.code import sandbox
 from v05ray.rewards.code.sandbox import Host, Isolation, Limits, SandboxError, checked_isolation, isolation_here
 from v05ray.rewards.pool import VerifierPool

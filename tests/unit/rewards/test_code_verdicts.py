@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.rewards.code_tasks import fenced, reply, verdict
 from tests.unit.rewards.test_code_references import ADDS, HUMANEVAL, KODCODE, UNITTEST
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.verifiers import check_verifier, verifiers
 
 SUMS = {"inputs": ["1 2\n", "0 0\n", "-5 5"], "outputs": ["3\n", "0\n", "0"]}

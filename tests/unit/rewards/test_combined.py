@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from tests.fakes import make_prompt
 from v05ray.config import RewardsConfig, VerifierSpec
+from v05ray.errors import ConfigError
 from v05ray.ports import RewardPool
-from v05ray.registry import ConfigError
 from v05ray.rewards.combined import build_judge, combined
 from v05ray.rewards.pool import VerifierPool
 from v05ray.rewards.worker import single

@@ -3,7 +3,7 @@
 import pytest
 
 from v05ray.config import RewardsConfig
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.pool import try_verifier
 from v05ray.rewards.verifiers import verifiers
 from v05ray.rewards.worker import judge

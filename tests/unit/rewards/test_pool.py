@@ -19,8 +19,8 @@ import uvloop
 
 from tests.fakes import make_prompt
 from v05ray.config import RewardsConfig
+from v05ray.errors import ConfigError
 from v05ray.ports import RewardPool
-from v05ray.registry import ConfigError
 from v05ray.rewards.pool import VerifierPool
 from v05ray.types import Prompt, Rollout
 

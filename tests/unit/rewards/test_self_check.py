@@ -8,7 +8,7 @@ from tests.unit.data.tokenizing import CharTokenizer
 from tests.unit.rewards.cases import EQUAL
 from v05ray.config import DataConfig, VerifierSpec
 from v05ray.data import load_splits
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.self_check import check_scorer, reference_check
 from v05ray.types import Prompt
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.unit.test_ledger import make_group
-from v05ray.registry import RunError
+from tests.unit.ledger.test_ledger import make_group
+from v05ray.errors import RunError
 from v05ray.rewards.verdicts import check_failures, counts_shown, failures_shown, verdict_counts, verdict_metrics
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from v05ray.config import DataConfig
 from v05ray.data import load_prompts
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.rewards.verifiers import check_verifier, verifiers
 from v05ray.rewards.worker import judge
 from v05ray.types import Prompt

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tests.fakes import FakeGenerator, make_prompt, make_request
 from v05ray.config import GeneratorsConfig
+from v05ray.errors import ConfigError
 from v05ray.ports import Generator, Weights
-from v05ray.registry import ConfigError
 from v05ray.scheduling.fleet import Fleet, Seen
-from v05ray.scheduling.pool import GeneratorPool, Life
+from v05ray.scheduling.generators import GeneratorPool, Life
 from v05ray.scheduling.scaling import ScalingPolicy
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from v05ray.config import GeneratorsConfig
-from v05ray.config_files import make_config
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
+from v05ray.job.config_files import make_config
 from v05ray.scheduling.scaling import Load, LoadMeter, ScalingPolicy
 
 needs = st.floats(0.01, 12.0)

@@ -8,7 +8,7 @@ from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt
 from v05ray.config import BudgetConfig, Spec
 from v05ray.ports import BatchRequest
 from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.pool import GeneratorPool
+from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.types import Draw, Prior, RolloutGroup
 

@@ -8,7 +8,7 @@ from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, ma
 from v05ray.config import BudgetConfig, Spec
 from v05ray.ports import BatchRequest, GeneratorLost, Held, Weights
 from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.pool import GeneratorPool, Life, NoGeneratorLeft
+from v05ray.scheduling.generators import GeneratorPool, Life, NoGeneratorLeft
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.scheduling.shards import Shards
 from v05ray.types import Prior

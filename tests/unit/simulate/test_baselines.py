@@ -6,7 +6,7 @@ import pytest
 
 from v05ray import advantages
 from v05ray.advantages import GroupView
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate import baselines
 from v05ray.stats.shrinkage import fuse, fuse_loo
 

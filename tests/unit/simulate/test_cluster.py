@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.budget.worlds import stops
 from v05ray.budget import BatchMachine, FixedRule, OslaRule
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate.cluster import Cluster, play, work_bound_s
 from v05ray.simulate.scaling import both
 from v05ray.simulate.worlds import Lengths, Responses, World, u_shaped

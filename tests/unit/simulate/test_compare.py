@@ -6,7 +6,7 @@ import random
 import pytest
 
 from v05ray import recipes
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate.cluster import Cluster
 from v05ray.simulate.compare import Contender, Row, Settings, compare
 from v05ray.simulate.report import mean_mse

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.simulate.worlds import Lengths, World, add_error, beta, recorded
 
 

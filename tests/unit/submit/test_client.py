@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.submit.fakes import FakeHead, FakeJob
-from v05ray.registry import ConfigError
+from v05ray.cli.submit import add_parsers, describe, follow_to_end
+from v05ray.errors import ConfigError
 from v05ray.submit import client
-from v05ray.submit.cli import add_parsers, describe, follow_to_end
 from v05ray.submit.request import Request
 from v05ray.submit.working_dir import Shipment
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.submit.request import derive_id, git_commit, make_request
 from v05ray.submit.working_dir import collect
 
@@ -22,7 +22,7 @@ def test_only_the_package_and_the_job_file_travel():
     asked = request()
     others = [name for name in asked.shipment.files if not name.startswith("v05ray/")]
     assert others == ["jobs/tiny_cpu.yaml"]
-    assert "v05ray/cli.py" in asked.shipment.files
+    assert "v05ray/cli/command.py" in asked.shipment.files
     assert not [name for name in asked.shipment.files if "__pycache__" in name]
     assert asked.shipment.num_bytes < 10 * 2**20
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.tracking.uri import check_uri, default_uri, how_to_look, sqlite_path
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.unit.value.fakes import HashEncoder
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.value.embedding import EmbeddingCache
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.unit.value.worlds import world
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.value.baselines import BaseRate, NearestNeighbours, PooledLogistic, Predictor, all_baselines
 from v05ray.value.encoded import EncodedRecords
 from v05ray.value.evaluate import evaluate_pool, evaluate_splits, evaluate_unseen_policies

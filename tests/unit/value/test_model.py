@@ -7,7 +7,7 @@ import torch
 
 from tests.unit.value.fakes import HashEncoder
 from v05ray.config import ValueConfig
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.types import Prompt, SupportExample
 from v05ray.value.bundle import HEADER_KEY, BundleInfo, load_bundle, save_bundle
 from v05ray.value.embedding import EmbeddingCache

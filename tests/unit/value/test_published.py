@@ -11,7 +11,7 @@ from tabpfn.architectures import tabpfn_v2_5
 from torch import Tensor, nn
 
 from v05ray.config import PublishedValueConfig, ValueConfig
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.value.adapter import AdapterConfig, TokenAdapter
 from v05ray.value.model import ValueModel
 from v05ray.value.published import PublishedEmbedding, PublishedHead, load_embedding, load_head

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.value.questions import read_context, read_questions
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import make_prompt
+from v05ray.errors import ConfigError
 from v05ray.ledger import LedgerWriter
-from v05ray.registry import ConfigError
 from v05ray.types import Decision, Draw, Rollout, RolloutGroup, ScoredRollout, Stop
 from v05ray.value.records import (
     Policy,

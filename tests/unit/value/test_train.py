@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.unit.value.worlds import world
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 from v05ray.value.bundle import BundleInfo, load_bundle, save_bundle
 from v05ray.value.features import FeatureMap
 from v05ray.value.head import HeadConfig, ValueHead

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from v05ray.registry import ConfigError
+from v05ray.errors import ConfigError
 
 Files = Literal["none", "scratch"]
 Packages = Literal["none", "installed"]

@@ -1,0 +1,313 @@
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.fakes import FakeGenerator, make_prompt, make_request
+from v05ray.errors import ConfigError
+from v05ray.ports import GeneratorLost, Weights
+from v05ray.scheduling.generators import MAX_ATTEMPTS, GeneratorPool, Life, NoGeneratorLeft, PoolExhausted
+
+REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
+
+
+async def started(*generators: FakeGenerator, **options: Any) -> GeneratorPool:
+    pool = GeneratorPool(**{"draw_timeout_s": 5.0, **options})
+    pool.add(generators)
+    await pool.until_ready()
+    return pool
+
+
+def request(name: str = "p0", indices: tuple[int, ...] = (0, 1)):
+    return make_request(make_prompt(name), indices)
+
+
+async def test_work_goes_to_the_generator_with_the_least_outstanding_tokens():
+    slow, fast = (FakeGenerator(REWARDS, name, latency=0.05) for name in ("slow", "fast"))
+    pool = await started(slow, fast)
+    await asyncio.gather(pool.draw(request("p0", (0, 1, 2, 3))), pool.draw(request("p1")), pool.draw(request("p2")))
+    assert [r.prompt_id for r in slow.requests] == ["p0"]
+    assert [r.prompt_id for r in fast.requests] == ["p1", "p2"]
+    assert pool.outstanding_tokens == 0
+
+
+async def test_a_preferred_generator_is_taken_unless_its_queue_costs_more_than_the_prefix_saves():
+    a, b = (FakeGenerator(REWARDS, name, latency=0.05) for name in ("a", "b"))
+    pool = await started(a, b)
+    await pool.draw(request("p0"), prefer="b")
+    busy = asyncio.create_task(pool.draw(request("p1", (0, 1, 2, 3)), prefer="b"))
+    await asyncio.sleep(0.01)
+    await pool.draw(request("p0", (2, 3)), prefer="b")  # 80 tokens wait at b, the prefix is worth 4
+    await busy
+    assert [r.prompt_id for r in b.requests] == ["p0", "p1"]
+    assert [r.prompt_id for r in a.requests] == ["p0"]
+
+
+async def test_a_lost_draw_is_drawn_by_another_with_the_same_indices_and_seeds():
+    dying = FakeGenerator(REWARDS, "dying", lost_after=0)
+    living = FakeGenerator(REWARDS, "living")
+    pool = await started(dying, living)
+    wanted = request("p0", (0, 1))
+    rollouts = await pool.draw(wanted, prefer="dying")
+    assert [r.sample_index for r in rollouts] == [0, 1]
+    assert living.requests == [wanted]
+    assert pool.num_lost_draws == 2
+    assert pool.lives() == {"dying": Life.GONE, "living": Life.READY}
+
+
+async def test_a_restarted_generator_gets_the_current_weights_before_any_work():
+    generator = FakeGenerator(REWARDS, "g", restarts=True)
+    pool = await started(generator)
+    await pool.load_weights(Weights(3, None, 0))
+    generator.lost_after = 0
+    rollouts = await pool.draw(request())
+    assert {r.policy_version for r in rollouts} == {3}
+    assert [w.version for w in generator.loaded] == [3, 3]
+    assert pool.num_restarts == 1
+
+
+async def test_rollouts_of_a_stale_version_are_never_handed_out():
+    stale = FakeGenerator(REWARDS, "stale", restarts=True)
+    pool = await started(stale)
+    await pool.load_weights(Weights(2, None, 0))
+    stale.version = 1  # as if it had been restarted behind the pool's back
+    rollouts = await pool.draw(request())
+    assert {r.policy_version for r in rollouts} == {2}
+    assert pool.num_lost_draws == 2
+
+
+async def test_a_frozen_generator_loses_its_draw_at_the_timeout():
+    frozen = FakeGenerator(REWARDS, "frozen", latency=60.0)
+    living = FakeGenerator(REWARDS, "living")
+    pool = await started(frozen, living, draw_timeout_s=0.05)
+    rollouts = await pool.draw(request(), prefer="frozen")
+    assert {r.generator_id for r in rollouts} == {"living"}
+
+
+async def test_no_generator_left_is_an_error_and_not_a_wait():
+    pool = await started(FakeGenerator(REWARDS, "only", lost_after=0))
+    with pytest.raises(PoolExhausted, match="no generator is left of 1"):
+        await pool.draw(request())
+
+
+async def test_a_prompt_that_kills_every_generator_is_named():
+    class Poisoned(FakeGenerator):
+        async def restart(self) -> None:
+            await super().restart()
+            self.lost_after = len(self.requests)
+
+    pool = await started(Poisoned(REWARDS, "g", restarts=True, lost_after=0))
+    with pytest.raises(PoolExhausted, match=f"prompt 'p0': {MAX_ATTEMPTS} generators were lost"):
+        await pool.draw(request())
+
+
+async def test_a_draining_generator_finishes_what_it_has_and_gets_no_more():
+    leaving, staying = (FakeGenerator(REWARDS, name, latency=0.05) for name in ("leaving", "staying"))
+    pool = await started(leaving, staying)
+    last = asyncio.create_task(pool.draw(request("p0"), prefer="leaving"))
+    await asyncio.sleep(0.01)
+    drained = asyncio.create_task(pool.drain("leaving"))
+    await asyncio.sleep(0)
+    await pool.draw(request("p1"), prefer="leaving")
+    await drained
+    assert {r.generator_id for r in await last} == {"leaving"}
+    assert [r.prompt_id for r in staying.requests] == ["p1"]
+    assert pool.lives()["leaving"] is Life.GONE
+
+
+async def test_one_that_drains_while_it_comes_up_is_gone_and_stays_so():
+    class Slow(FakeGenerator):
+        async def ready(self):
+            await asyncio.sleep(0.05)
+
+    pool = await started(FakeGenerator(REWARDS, "g"))
+    pool.add([Slow(REWARDS, "slow")])
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(pool.drain("slow"), 0.03)
+    await asyncio.sleep(0.08)
+    assert pool.lives() == {"g": Life.READY, "slow": Life.GONE}
+
+
+async def test_new_weights_wait_for_nobody_on_the_way_up_and_a_newcomer_serves_them():
+    class Slow(FakeGenerator):
+        async def ready(self):
+            await asyncio.sleep(0.1)
+
+    pool, slow = await started(FakeGenerator(REWARDS, "g")), Slow(REWARDS, "slow")
+    pool.add([slow])
+    await pool.load_weights(Weights(1, None, 0))
+    await asyncio.wait_for(pool.load_weights(Weights(2, None, 0)), 0.05)
+    assert pool.lives() == {"g": Life.READY, "slow": Life.STARTING}
+    await pool.until_ready()
+    assert [weights.version for weights in slow.loaded] == [2]
+    (rollout, *_) = await pool.draw(request(), prefer="slow")
+    assert (rollout.generator_id, rollout.policy_version) == ("slow", 2)
+
+
+async def test_one_that_fails_its_weights_holds_nobody_up_while_it_restarts():
+    class Failing(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            if weights.version == 1:
+                raise GeneratorLost("no")
+            return await super().load_weights(weights)
+
+        async def restart(self) -> None:
+            await asyncio.sleep(60)
+
+    pool = await started(FakeGenerator(REWARDS, "g"), Failing(REWARDS, "failing"))
+    await asyncio.wait_for(pool.load_weights(Weights(1, None, 0)), 1.0)
+    assert pool.lives() == {"g": Life.READY, "failing": Life.STARTING}
+    await pool.close()
+
+
+async def test_the_pool_meters_what_it_is_asked_for_and_what_it_answers():
+    pool = await started(FakeGenerator(REWARDS, "g", latency=0.05, num_tokens=3))
+    answered = asyncio.create_task(pool.draw(request("p0", (0, 1))))
+    given_up = asyncio.create_task(pool.draw(request("p1", (0,))))
+    await asyncio.sleep(0.01)
+    given_up.cancel()
+    assert pool.load().outstanding_tokens == 3 * (4 + 16)
+    await answered
+    load = pool.load()
+    assert (load.outstanding_tokens, load.answered_bound, load.answered_tokens) == (0, 2 * (4 + 16), 2 * (4 + 3))
+    assert load.ready_s == pytest.approx(load.generating_s)
+    assert load.generating_s == pytest.approx(0.05, rel=0.5)
+
+
+async def test_a_full_generator_is_given_no_more_until_it_answers():
+    most = 0
+
+    class Counting(FakeGenerator):
+        live = 0
+
+        async def draw(self, request):
+            nonlocal most
+            self.live += len(request.sample_indices)
+            most = max(most, self.live)
+            try:
+                return await super().draw(request)
+            finally:
+                self.live -= len(request.sample_indices)
+
+    pool = await started(Counting(REWARDS, "g", latency=0.01), max_outstanding_seqs=4)
+    drawn = await asyncio.gather(*(pool.draw(request(f"p{i}", (0, 1))) for i in range(8)))
+    assert [rollouts[0].prompt_id for rollouts in drawn] == [f"p{i}" for i in range(8)]
+    assert most == 4
+
+
+async def test_what_waits_goes_to_whoever_has_room_first_and_in_order():
+    slow, fast = FakeGenerator(REWARDS, "slow", latency=0.2), FakeGenerator(REWARDS, "fast", latency=0.01)
+    pool = await started(slow, fast, max_outstanding_seqs=2)
+    await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(8)))
+    assert [r.prompt_id for r in slow.requests] == ["p0"]
+    assert [r.prompt_id for r in fast.requests] == [f"p{i}" for i in range(1, 8)]
+
+
+async def test_a_draw_larger_than_the_limit_gets_a_generator_of_its_own():
+    pool = await started(FakeGenerator(REWARDS, "g"), max_outstanding_seqs=2)
+    assert len(await pool.draw(request("p0", (0, 1, 2, 3)))) == 4
+
+
+async def test_a_cancelled_wait_hands_its_turn_on():
+    pool = await started(FakeGenerator(REWARDS, "g", latency=0.02), max_outstanding_seqs=2)
+    draws = [asyncio.create_task(pool.draw(request(f"p{i}"))) for i in range(3)]
+    await asyncio.sleep(0.005)
+    draws[1].cancel()
+    (rollout, *_) = await asyncio.wait_for(draws[2], 1.0)
+    assert rollout.prompt_id == "p2"
+
+
+async def test_losing_the_last_generator_ends_those_who_wait_for_it():
+    pool = await started(FakeGenerator(REWARDS, "g", latency=0.02, lost_after=1), max_outstanding_seqs=2)
+    results = await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(4)), return_exceptions=True)
+    assert any(isinstance(result, PoolExhausted) for result in results)
+    assert pool.outstanding_tokens == 0
+
+
+async def test_a_start_and_an_update_that_hang_are_given_up_at_their_timeouts():
+    class Frozen(FakeGenerator):
+        async def ready(self) -> None:
+            await asyncio.Event().wait()
+
+    living = FakeGenerator(REWARDS, "living")
+    pool = await started(Frozen(REWARDS, "frozen"), living, start_timeout_s=0.05)
+    assert pool.lives() == {"frozen": Life.GONE, "living": Life.READY}
+
+    class Stuck(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            if not self.loaded:
+                self.loaded.append(weights)
+                await asyncio.Event().wait()
+            return await super().load_weights(weights)
+
+    stuck = Stuck(REWARDS, "stuck", restarts=True)
+    pool = await started(stuck, load_timeout_s=0.05)
+    await pool.load_weights(Weights(1, None, 0))
+    assert (pool.num_restarts, stuck.version) == (1, 1)
+    assert pool.lives() == {"stuck": Life.READY}
+
+
+async def test_a_frozen_generator_holds_no_abort_up():
+    class Frozen(FakeGenerator):
+        async def abort(self, prompt_id: str) -> None:
+            await asyncio.Event().wait()
+
+    pool = await started(Frozen(REWARDS, "frozen"), draw_timeout_s=0.05)
+    await asyncio.wait_for(pool.abort("p0"), 2.0)
+
+
+@pytest.mark.parametrize("no_room", [False, True])
+async def test_the_last_failure_is_told_when_none_is_left(no_room: bool):
+    class Refusing(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> int:
+            raise GeneratorLost("g: ValueError('bucket 3 does not fit')", no_room=no_room)
+
+    pool = await started(Refusing(REWARDS, "g", restarts=True))
+    with pytest.raises(NoGeneratorLeft, match=r"bucket 3 does not fit.*see the generators' logs") as raised:
+        await pool.load_weights(Weights(1, None, 0))
+    assert raised.value.no_room is no_room
+
+
+@dataclass
+class Refusing(FakeGenerator):
+    """Cannot start, or cannot load a version."""
+
+    refuses: str = "ready"
+    num_restarts: int = 0
+
+    async def ready(self) -> None:
+        if self.refuses == "ready":
+            raise ConfigError("the KV cache has no room for model.max_length")
+
+    async def load_weights(self, weights: Weights) -> int:
+        if self.refuses == "load_weights":
+            raise ConfigError("weights do not fit the model")
+        return await super().load_weights(weights)
+
+    async def restart(self) -> None:
+        self.num_restarts += 1
+
+
+async def test_a_replica_that_can_never_start_is_reported_at_once_and_not_restarted():
+    refusing = Refusing(REWARDS, "refusing")
+    slow = FakeGenerator(REWARDS, "slow")
+    slow.ready = asyncio.Event().wait  # type: ignore[method-assign,assignment]
+    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool.add([slow, refusing])
+    async with asyncio.timeout(2):
+        with pytest.raises(ConfigError, match="the KV cache has no room"):
+            await pool.until_ready()
+        with pytest.raises(ConfigError, match="the KV cache has no room"):
+            await pool.draw(request())
+    assert (refusing.num_restarts, pool.num_restarts) == (0, 0)
+    await pool.close()
+
+
+async def test_weights_that_do_not_fit_are_reported_at_once_and_the_replica_is_not_restarted():
+    refusing = Refusing(REWARDS, "refusing", refuses="load_weights")
+    pool = await started(refusing)
+    async with asyncio.timeout(2):
+        with pytest.raises(ConfigError, match="weights do not fit"):
+            await pool.load_weights(Weights(1, None, 0))
+    assert refusing.num_restarts == 0

@@ -1,0 +1,31 @@
+"""Where a run stands: what the next step depends on besides the learners and the parts with a memory of their own."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from v05ray.training.metrics import Totals
+
+
+@dataclass
+class RunState:
+    """All that the next step depends on besides the learners; small enough for JSON, and checkpointed."""
+
+    step: int = 0
+    """Steps done; also the version of the weights that generators serve."""
+    totals: Totals = field(default_factory=Totals)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """By stage, over the whole run."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Held-out metrics: one entry per evaluation, with its `step`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values only."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` returned."""
+        self.step = state["step"]
+        self.totals = Totals(**state["totals"])
+        self.seconds = dict(state["seconds"])
+        self.curve = [dict(entry) for entry in state["curve"]]
