@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from v05ray.models import smollm2, tiny
 from v05ray.errors import ConfigError
+from v05ray.models import smollm2, tiny
 
 
 def main(arguments: list[str] | None = None) -> int:

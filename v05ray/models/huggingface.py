@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from v05ray.errors import ConfigError
 from v05ray.lean_imports import lean_transformers
 from v05ray.storage.lfs import check_no_pointer
-from v05ray.errors import ConfigError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 JSON_FILES = (

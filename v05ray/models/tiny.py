@@ -9,8 +9,8 @@ a few steps, also on questions that it does not train on (the habit), and more t
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from v05ray.models.prepared import prepare_once
 from v05ray.errors import ConfigError
+from v05ray.models.prepared import prepare_once
 
 if TYPE_CHECKING:
     import torch

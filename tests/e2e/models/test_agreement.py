@@ -16,13 +16,13 @@ os.environ.update(environment(GENERATORS))  # before anything here imports torch
 import torch  # noqa: E402
 
 from tests.e2e.models.architectures import save  # noqa: E402
-from v05ray.training.agreement import Disagreement, check_agreement  # noqa: E402
-from v05ray.job.config_files import make_config  # noqa: E402
 from v05ray.generation.engine import Engine  # noqa: E402
+from v05ray.job.config_files import make_config  # noqa: E402
 from v05ray.learning import architecture  # noqa: E402
 from v05ray.learning.batching import collate, make_rows  # noqa: E402
-from v05ray.learning.policy import Policy, arguments  # noqa: E402
 from v05ray.learning.loading import load_policy  # noqa: E402
+from v05ray.learning.policy import Policy, arguments  # noqa: E402
+from v05ray.training.agreement import Disagreement, check_agreement  # noqa: E402
 from v05ray.types import Prompt, TrainSample  # noqa: E402
 
 PROMPTS = [Prompt(f"p{i}", "", tuple(range(10 + i, 40 + i)), "", "test") for i in range(8)]

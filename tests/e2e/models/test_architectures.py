@@ -24,9 +24,9 @@ from v05ray.generation.engine import Engine  # noqa: E402
 from v05ray.learning.batching import collate, make_rows  # noqa: E402
 from v05ray.learning.checks import check_structure  # noqa: E402
 from v05ray.learning.export import write_model  # noqa: E402
+from v05ray.learning.loading import load_policy  # noqa: E402
 from v05ray.learning.names import FolderNames  # noqa: E402
 from v05ray.learning.policy import Policy, arguments  # noqa: E402
-from v05ray.learning.loading import load_policy  # noqa: E402
 from v05ray.models.huggingface import checkpoint_shapes  # noqa: E402
 from v05ray.types import DrawRequest, Rollout, Sampling, TrainSample  # noqa: E402
 from v05ray.weights import pack  # noqa: E402

@@ -21,7 +21,9 @@ def _one_thread():
 def test_smollm2_answers_in_its_chat_format(tmp_path: Path):
     folder = smollm2.prepare(tmp_path / "smollm2")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)  # transformers' own models do not meet its type of `generate`
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder
+    )  # transformers' own models do not meet its type of `generate`
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert text == (
@@ -37,7 +39,9 @@ def test_smollm2_answers_in_its_chat_format(tmp_path: Path):
 
 def test_the_tiny_model_starts_with_the_skill_it_was_asked_for(tiny_model: Path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)  # transformers' own models do not meet its type of `generate`
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        tiny_model
+    )  # transformers' own models do not meet its type of `generate`
     pairs = tiny.questions() * 4
     ids = tokenizer([question for question, _ in pairs], return_tensors="pt")["input_ids"]
     torch.manual_seed(0)

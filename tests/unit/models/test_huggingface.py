@@ -8,11 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from v05ray.errors import ConfigError
 from v05ray.job.config_files import make_config
 from v05ray.job.model_checks import check_model_folder
-from v05ray.models.huggingface import check_token_ids, checkpoint_shapes, context_length, is_derived, load_tokenizer,
-vocabulary_size, weight_files from v05ray.machine.object_store import weights_bytes
-from v05ray.errors import ConfigError
+from v05ray.machine.object_store import weights_bytes
+from v05ray.models.huggingface import (
+    check_token_ids,
+    checkpoint_shapes,
+    context_length,
+    is_derived,
+    load_tokenizer,
+    vocabulary_size,
+    weight_files,
+)
 
 SETTINGS = {"model_type": "llama", "max_position_embeddings": 4096, "vocab_size": 128}
 

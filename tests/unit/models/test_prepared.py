@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from v05ray.errors import ConfigError
 from v05ray.models import prepared as folder
 from v05ray.models.prepared import MARKER, REQUIRED, describe, prepare_once
-from v05ray.errors import ConfigError
 
 
 def write_model(path: Path) -> None:

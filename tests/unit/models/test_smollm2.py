@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.models import smollm2
 from v05ray.errors import ConfigError
+from v05ray.models import smollm2
 
 
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,10 +7,10 @@ import reasoning_gym
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from v05ray.errors import ConfigError
 from v05ray.models import tiny
 from v05ray.models.__main__ import main
 from v05ray.models.prepared import describe
-from v05ray.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
