@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 # A law holds or not, however busy the machine is.
 settings.register_profile("v05ray", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("v05ray")
+
+# As in a terminal: nohup and a shell's background ignore these, and what is ignored is inherited.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

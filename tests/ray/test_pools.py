@@ -9,7 +9,7 @@ from tests.fakes import make_prompt
 from v05ray.actors.placement import reserve
 from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.value import ValueActor, predictors
-from v05ray.config import RewardsConfig, Spec, ValueConfig
+from v05ray.config import RewardsConfig, ValueConfig, VerifierSpec
 from v05ray.errors import ConfigError
 from v05ray.machine.layout import Role
 from v05ray.scheduling.predictors import PredictorPool
@@ -23,7 +23,7 @@ def rollout(text: str, index: int = 0) -> Rollout:
 @pytest.fixture(scope="module")
 def reward_actor() -> Any:
     actor: Any = ray.remote(RewardActor).options(num_cpus=0, max_concurrency=100, max_restarts=-1, max_task_retries=-1)
-    return actor.remote(RewardsConfig(verifier=Spec(name="last_integer")))
+    return actor.remote(RewardsConfig(verifier=VerifierSpec(name="last_integer")))
 
 
 async def test_verdicts_come_back_in_order_however_many_are_asked_for_at_once(reward_actor: Any):

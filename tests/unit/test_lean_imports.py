@@ -11,10 +11,10 @@ def test_a_package_is_missing_inside_and_there_afterwards(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     with without("seldom_wanted"), pytest.raises(ImportError):
         import seldom_wanted  # type: ignore[import-not-found]
-    import seldom_wanted
+    import seldom_wanted  # type: ignore[import-not-found]
 
     with without("seldom_wanted"):  # by now others hold on to it
-        import seldom_wanted as again
+        import seldom_wanted as again  # type: ignore[import-not-found]
     assert again is seldom_wanted
     del sys.modules["seldom_wanted"]
 
@@ -34,7 +34,7 @@ def test_a_module_comes_without_its_package_which_can_still_come_whole(
     import laden.inner  # type: ignore[import-not-found]
 
     with bare("laden", "laden.inner"):  # whole by now, and so it stays
-        from laden.inner import part as again
+        from laden.inner import part as again  # type: ignore[import-not-found]
     assert laden.loaded
     assert laden.inner.loaded
     assert again is part

@@ -4,8 +4,6 @@ import random
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from v05ray.config import ModelConfig
 from v05ray.types import TrainSample
@@ -15,6 +13,10 @@ VOCABULARY = 101
 
 def save_tiny_qwen3(folder: Path, *, tied: bool) -> Path:
     """Writes a random two-layer model (float32, 64 wide) with a character tokenizer; returns the folder."""
+    # Here alone: what a rank imports that only makes samples of this file is looked at.
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
     characters = ["<pad>", "<bos>", "<eos>", "<unk>", *map(chr, range(32, 127)), "\n"]
     tokenizer = Tokenizer(models.WordLevel({text: i for i, text in enumerate(characters)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")

@@ -230,7 +230,7 @@ async def train(model: ValueModel, folder: Path, seed: int, *, flipped: bool, fa
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Result]]:
     v0 = ValueModel.load(ValueConfig(), cache=tmp_path_factory.mktemp("cache") / "e.sqlite")
-    base = ValueModel.load(ValueConfig(backend="base_rate"))
+    base = ValueModel.load(ValueConfig.model_validate({"backend": "base_rate"}))
 
     def repeat(model: ValueModel, *, flipped: bool, fallback: bool) -> list[Result]:
         return [

@@ -1,6 +1,7 @@
 """Code tasks for tests: a row's tests and a response become a verdict, with limits that are soon reached."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -20,17 +21,17 @@ def fenced(program: str) -> str:
     return f"Here it is:\n```python\n{program}\n```\n"
 
 
-def reply(tests: object, response: str, metadata: dict[str, object] | None = None, **options: object) -> dict[str, Any]:
+def reply(tests: object, response: str, metadata: Mapping[str, object] | None = None, **options: Any) -> dict[str, Any]:
     answer = tests if isinstance(tests, str) else json.dumps(tests)
     prompt = Prompt("p1", "a question", (), answer, "src", metadata or {})
     return judge(_verifier(json.dumps(options)), prompt, response)
 
 
-def verdict(tests: object, program: str, metadata: dict[str, object] | None = None, **options: object) -> str:
+def verdict(tests: object, program: str, metadata: Mapping[str, object] | None = None, **options: Any) -> str:
     return reply(tests, fenced(program), metadata, **options)["verdict"]
 
 
-def ran(program: str, **options: object) -> tuple[str, str]:
+def ran(program: str, **options: Any) -> tuple[str, str]:
     """The verdict on a program of which `done` is expected, and why."""
     said = reply({"inputs": [""], "outputs": ["done"]}, fenced(program), **options)
     return said["verdict"], said["message"]

@@ -333,14 +333,15 @@ async def test_a_pool_that_is_closed_takes_its_sandboxes_with_it():
 
 def test_a_process_of_the_sandbox_that_is_killed_takes_the_program_with_it_and_is_replaced(host: Host):
     with host.sandbox("import time\ntime.sleep(99)", lifetime_s=60) as box:
-        assert host._process is not None
+        process = host._process
+        assert process is not None
         its_own: set[int] = set()
 
         def kill_in_the_middle() -> None:
             before = sandboxes()
             eventually(lambda: len(sandboxes() - before) == 1)  # the program, beside its session
             its_own.update(sandboxes())
-            host._process.kill()
+            process.kill()
 
         killing = threading.Thread(target=kill_in_the_middle)
         killing.start()
@@ -349,7 +350,7 @@ def test_a_process_of_the_sandbox_that_is_killed_takes_the_program_with_it_and_i
         killing.join()
     assert len(its_own) >= 2
     assert eventually(lambda: gone(its_own))
-    host._process.wait()
+    process.wait()
     with host.sandbox("print(1)", lifetime_s=60) as box:
         assert box.run("", 30).output == "1\n"
 

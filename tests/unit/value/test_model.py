@@ -202,7 +202,7 @@ def test_auto_takes_the_shipped_bundle_and_says_so():
 
 
 def test_the_base_rate_backend_answers_the_base_rate_for_any_support():
-    model = ValueModel.load(ValueConfig(backend="base_rate"))
+    model = ValueModel.load(ValueConfig.model_validate({"backend": "base_rate"}))
     assert isinstance(model.backend, BaseRateBackend)
     (prior,) = model.predict(prompts("a"), support(98, 0.0), policy_version=0, seed=0)
     assert (prior.value, prior.origin) == (0.0, "base_rate")

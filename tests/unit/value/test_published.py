@@ -191,7 +191,7 @@ def test_no_column_is_dropped(column: int):
 
 def test_the_published_backend_without_files_says_what_it_needs(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"value\.published\.checkpoint, \.backbone and \.head.*non-commercial"):
-        ValueModel.load(ValueConfig(backend="published"))
+        ValueModel.load(ValueConfig.model_validate({"backend": "published"}))
     files = PublishedValueConfig(checkpoint=tmp_path / "v0.pt", backbone=tmp_path, head=tmp_path / "h.ckpt")
     with pytest.raises(ConfigError, match=r"v0\.pt does not exist; the weights are gated"):
         ValueModel.load(ValueConfig(published=files))
