@@ -44,14 +44,15 @@ def bare(*packages: str) -> Iterator[None]:
             del sys.modules[name]
 
 
-def lean_transformers() -> None:
+def lean_transformers() -> bool:
     """To be called before a process imports models or tokenizers of transformers.
 
     transformers then does without scikit-learn and SciPy, whose imports take a second and a half: it wants them for one
-    way of assisted decoding and for the losses of object detection.
+    way of assisted decoding and for the losses of object detection. False where something made it look for them
+    before: then they must stay importable, or those of its modules fail.
     """
     with without("sklearn", "scipy"):
         from transformers.utils.import_utils import is_scipy_available, is_sklearn_available
 
-        for is_there in (is_sklearn_available, is_scipy_available):
-            is_there()  # transformers keeps the answer
+        # transformers keeps the answers.
+        return not any([is_sklearn_available(), is_scipy_available()])

@@ -84,8 +84,8 @@ class VllmCore:
         self._shapes = checkpoint_shapes(model_path)
         _route_logs(log_file)
 
-        lean_transformers()
-        with without("cv2", "scipy"):  # for models that see and hear
+        seldom = ("cv2", "scipy") if lean_transformers() else ("cv2",)
+        with without(*seldom):  # for models that see and hear
             from vllm import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
