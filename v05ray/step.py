@@ -31,7 +31,7 @@ from v05ray.rewards.verdicts import check_failures
 from v05ray.run_state import RunState
 from v05ray.seeding import derive_seed
 from v05ray.support import SupportBuffer
-from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample
+from v05ray.types import Prior, Prompt, RolloutGroup, StepReport, SupportExample
 from v05ray.watchdog import Watchdog
 
 
@@ -57,7 +57,7 @@ class Stepper:
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
         self._priors = Priors(config.value)
-        self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+        self._sampling = config.sampling.draws()
         self.last_groups: Sequence[RolloutGroup] = ()
         """Of the step done last."""
 
