@@ -20,7 +20,7 @@ from v05ray.job.config_files import make_config
 from v05ray.job.preflight import load_tokenizer
 from v05ray.launch.training import cluster
 from v05ray.ports import BatchRequest
-from v05ray.types import Prior, Sampling
+from v05ray.types import Prior
 
 
 def config_of(parsed: argparse.Namespace, mode: str) -> Config:
@@ -46,7 +46,7 @@ async def makespan(config: Config, num_prompts: int, prior: float) -> tuple[floa
     prompts = load_prompts(
         config.data.train, config.data, load_tokenizer(config), max_prompt_tokens=128, seed=0, limit=num_prompts
     )
-    sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+    sampling = config.sampling.draws()
     async with start_inference(config) as (scheduler, _):
         for chosen in (prompts[:4], prompts):
             priors = {prompt.prompt_id: Prior(prompt.prompt_id, prior, 0) for prompt in chosen}

@@ -108,6 +108,11 @@ class Sampling:
     top_p: float
     max_tokens: int
     stop_token_ids: tuple[int, ...] = ()
+    """Tokens that end a response besides the model's own end-of-sequence tokens."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, wherever they begin and end within its tokens."""
+    include_stop: bool = False
+    """Whether `Rollout.text` keeps the stop text that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +135,10 @@ class Rollout:
     prompt_id: str
     sample_index: int
     text: str
+    """Without special tokens, and without the stop text that ended it (unless `Sampling.include_stop`)."""
     token_ids: tuple[int, ...]
-    """[T], the end-of-sequence token included when it was drawn."""
+    """[T] all that were sampled and are learned from: with the end-of-sequence or stop token, or with the token that
+    completed a stop text, where one of them ended the response."""
     logprobs: tuple[float, ...]
     """[T] natural log-probabilities under the sampling distribution (temperature included)."""
     finish_reason: FinishReason

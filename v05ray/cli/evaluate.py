@@ -1,6 +1,7 @@
 """The command `v05ray eval`: a job's held-out prompts, or named benchmarks for a job or a model folder."""
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--temperature", metavar="T", help="of these (evaluation.temperature)")
     parser.add_argument("--top-p", metavar="P", help="of these (evaluation.top_p)")
     parser.add_argument("--max-tokens", metavar="N", help="longest response, in tokens (evaluation.max_tokens)")
+    parser.add_argument("--stop", metavar="TEXT", action="append", help="ends a response; repeatable (evaluation.stop)")
+    parser.add_argument(
+        "--stop-token-ids", metavar="ID,...", help="tokens that end a response (evaluation.stop_token_ids)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder; default: NAME-eval in run.output_dir")
     parser.set_defaults(run=_run)
 
@@ -122,5 +127,8 @@ def _flags(parsed: argparse.Namespace) -> list[str]:
         "temperature": parsed.temperature,
         "top_p": parsed.top_p,
         "max_tokens": parsed.max_tokens,
+        # As JSON, which is YAML too: texts are taken as typed, whatever they hold.
+        "stop": None if parsed.stop is None else json.dumps(parsed.stop, ensure_ascii=False),
+        "stop_token_ids": None if parsed.stop_token_ids is None else f"[{parsed.stop_token_ids}]",
     }
     return [f"evaluation.{name}={value}" for name, value in given.items() if value is not None]

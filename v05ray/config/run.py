@@ -147,6 +147,55 @@ class DataConfig(Section):
     """How many unusable rows may be skipped (and counted) before loading fails."""
 
 
+MOST_STOPS = 64
+"""Stop texts, or stop tokens: each text is looked for at every token of every response."""
+_MOST_STOP_CHARACTERS = 256
+
+
+def _stop_texts(value: Any) -> Any:
+    if value is None:
+        return None
+    texts = value if isinstance(value, list | tuple) else [value]
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{text!r:.80} is no text; give a text or a list of texts, in quotes")
+        if text == "":
+            raise ValueError("an empty text would end every response at once; leave it out ([] for no stop texts)")
+        if len(text) > _MOST_STOP_CHARACTERS:
+            raise ValueError(f"a stop text has {_MOST_STOP_CHARACTERS} characters at most, one has {len(text)}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"the stop text {text!r} holds half of a character; no response has that, write it whole")
+    return _few(tuple(texts))
+
+
+def _stop_token_ids(value: Any) -> Any:
+    if value is None:
+        return None
+    ids = value if isinstance(value, list | tuple) else [value]
+    for one in ids:
+        if isinstance(one, bool) or not isinstance(one, int) or one < 0:
+            raise ValueError(f"{one!r:.80} is no token id, a whole number from 0 on; a text belongs into `stop`")
+    return _few(tuple(ids))
+
+
+def _few(stops: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(stops) > MOST_STOPS:
+        raise ValueError(
+            f"{len(stops)} are more than {MOST_STOPS}, the most there may be; keep those that responses come to"
+        )
+    return stops
+
+
+StopTexts = Annotated[tuple[str, ...] | str | None, BeforeValidator(_stop_texts)]
+"""One text or a list of them; a tuple once it is checked."""
+StopTokenIds = Annotated[tuple[int, ...] | int | None, BeforeValidator(_stop_token_ids)]
+"""One token id or a list of them; a tuple once it is checked."""
+
+
+def _listed(stops: Any) -> tuple[Any, ...]:
+    return () if stops is None else tuple(stops)
+
+
 class SamplingConfig(Section):
     """How training rollouts are drawn."""
 
@@ -156,6 +205,24 @@ class SamplingConfig(Section):
     """Nucleus mass."""
     max_tokens: int = Field(default=24, ge=1)
     """Longest response, in tokens."""
+    stop: StopTexts = None
+    """Ends a response where it holds this text, or one of these: `["</answer>", "\\n\\nQuestion:"]`."""
+    stop_token_ids: StopTokenIds = None
+    """Ends a response with this token, or one of these, besides the model's own end-of-sequence tokens."""
+    include_stop: bool = False
+    """Whether verifiers (also in evaluation) and the ledger get a response with the stop text that ended it. What is
+    learned from has it in any case."""
+
+    def draws(self) -> Sampling:
+        """How training rollouts are drawn."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            stop_token_ids=_listed(self.stop_token_ids),
+            stop=_listed(self.stop),
+            include_stop=self.include_stop,
+        )
 
 
 class BudgetConfig(Section):
@@ -189,14 +256,16 @@ class EvaluationConfig(Section):
     """Nucleus mass of the sampled responses; None: `sampling.top_p`."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Longest response, greedy or sampled, in tokens; None: `sampling.max_tokens`."""
+    stop: StopTexts = None
+    """Texts that end a response, greedy or sampled; None: `sampling.stop`, `[]`: none."""
+    stop_token_ids: StopTokenIds = None
+    """Tokens that end a response, greedy or sampled; None: `sampling.stop_token_ids`, `[]`: the model's own alone."""
 
     def draws_with(self, training: SamplingConfig) -> Sampling:
         """How the sampled responses are drawn: what is not given here is that of training."""
-        return Sampling(
-            temperature=training.temperature if self.temperature is None else self.temperature,
-            top_p=training.top_p if self.top_p is None else self.top_p,
-            max_tokens=training.max_tokens if self.max_tokens is None else self.max_tokens,
-        )
+        own = ("temperature", "top_p", "max_tokens", "stop", "stop_token_ids")
+        given = {name: getattr(self, name) for name in own if getattr(self, name) is not None}
+        return training.model_copy(update=given).draws()
 
 
 class TrackingConfig(Section):

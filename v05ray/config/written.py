@@ -161,6 +161,11 @@ def _is_text(member: Any) -> bool:
     return isinstance(member, type) and issubclass(member, str | Path)
 
 
+def takes_text(annotation: Any) -> bool:
+    """Whether a text may stand here, alone or beside other types."""
+    return any(map(_is_text, members(annotation)))
+
+
 def is_structured(annotation: Any) -> bool:
     """Whether a mapping or list may stand here."""
     kinds = [get_origin(one) or one for one in members(annotation)]
@@ -231,7 +236,7 @@ def _settle_scalar(scalar: Scalar, annotation: Any) -> Any:
 def _settle_typed(text: str, annotation: Any, option_types: OptionTypes, path: tuple[str, ...]) -> Any:
     alternatives = members(annotation)
     others = [one for one in alternatives if one is not types.NoneType and not _is_text(one)]
-    textual = any(map(_is_text, alternatives))
+    textual = takes_text(annotation)
     where = f"override {'.'.join(path)}={text}"
     if types.NoneType in alternatives and text.strip() in _NULLS:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.meta
 
 from v05ray.config import DataConfig
 from v05ray.data.files import one_line
@@ -59,6 +60,7 @@ class _Renderer:
         self._data, self._tokenizer = data, tokenizer
         self._control = _control_tokens(tokenizer)
         self._options: dict[str, Any] = {}
+        _check_no_place(data)
         if data.chat_template:
             self._options = _template_options(data, tokenizer)
         else:
@@ -97,12 +99,19 @@ class _Renderer:
             ) from error
         except _RAISED_BY_TEMPLATES as error:
             return BadRow(where, self._refused(messages, one_line(error)))
-        for message in (messages[0], messages[-1]):
-            if message["content"].strip() not in text:
+        for message in messages:
+            # Of earlier answers, templates of models that think leave out the thinking, and are right to.
+            if message["role"] != "assistant" and message["content"].strip() not in text:
                 return BadRow(
                     where, self._refused(messages, f"it leaves out or changes the {message['role']}'s message")
                 )
-        return text + self._data.assistant_prefix
+        prefix = self._data.assistant_prefix
+        if prefix.strip() and text.rstrip().endswith(prefix.strip()):
+            raise ConfigError(
+                f"{_named(self._data)} begins the response with {prefix.strip()!r} already, and data.assistant_prefix "
+                "would repeat it; leave data.assistant_prefix out"
+            )
+        return text + prefix
 
     def _refused(self, messages: Sequence[Message], reason: str) -> str:
         roles = [message["role"] for message in messages]
@@ -120,6 +129,20 @@ class _Renderer:
 def _named(data: DataConfig) -> str:
     file = data.chat_template_file
     return "the tokenizer's chat template" if file is None else f"the chat template {file}"
+
+
+_PLACE = re.compile(r"(?<![\\A-Za-z])\{\{?\s*(?:question|problem|prompt|query|instruction)\s*\}\}?", re.IGNORECASE)
+"""Where other programs' prompt templates put the question; `\\text{problem}` is LaTeX."""
+
+
+def _check_no_place(data: DataConfig) -> None:
+    """Refuses a place for the question in a text that is put beside it: it would stay there as it is written."""
+    for name in ("system_prompt", "prefix", "suffix", "assistant_prefix"):
+        if found := _PLACE.search(getattr(data, name) or ""):
+            raise ConfigError(
+                f"data.{name} holds {found[0]!r}, which is put to the policy as it is; the question stands between "
+                "data.prefix and data.suffix: put the text before it into the one and the text behind it into the other"
+            )
 
 
 def _check_raw(data: DataConfig) -> None:
@@ -148,20 +171,39 @@ def _template_options(data: DataConfig, tokenizer: Any) -> dict[str, Any]:
     else:
         template = _read(data.chat_template_file)
         options["chat_template"] = template
-    for name in data.chat_template_kwargs:
+    taken = _variables(str(template))
+    for name, value in data.chat_template_kwargs.items():
         if name in _OURS or name.startswith(("return_", "truncat", "padding", "max_length", "continue_final")):
             raise ConfigError(f"data.chat_template_kwargs must not set {name!r}, which loading sets itself; remove it")
-        if not re.search(rf"\b{re.escape(name)}\b", str(template)):
+        if name not in taken:
             raise ConfigError(
                 f"data.chat_template_kwargs sets {name!r}, which {_named(data)} does not use; correct the name, or "
                 "remove it"
             )
+        if isinstance(value, str) and value.strip().casefold() in ("true", "false"):
+            raise ConfigError(
+                f"data.chat_template_kwargs sets {name!r} to the text {value!r}, which counts as true in a template; "
+                "write it without quotes"
+            )
     return options
+
+
+_GENERATION = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
+"""transformers' own tag, which marks what the assistant says."""
+
+
+def _variables(template: str) -> set[str]:
+    """The names that a template takes from outside; all words of one that cannot be parsed, which rendering refuses."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        return jinja2.meta.find_undeclared_variables(environment.parse(_GENERATION.sub("", template)))
+    except jinja2.TemplateError:
+        return set(re.findall(r"\w+", template))
 
 
 def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # a byte order mark would begin every prompt
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.chat_template_file {file} cannot be read: {one_line(error)}") from error
     if not text.strip():

@@ -5,6 +5,8 @@ What is not obvious about vLLM, each found by a test that failed without it:
 - On CPU, experts of a mixture are packed at the start, and a reload leaves them unpacked (log-probs off by 2 to 4).
 - On CPU, a per-request seed with chunked prefill ends the engine; so prefill is not chunked there.
 - Only `processed_logprobs` are those of the distribution that was sampled (temperature and top-p included).
+- A stop text is looked for in what the response says, not in the prompt; the tokens that hold it stay in the output,
+  with their log-probabilities, while `text` ends before it.
 - The prefix cache is not emptied, silently, while requests run; so a reload demands that none does.
 
 With `generators.tensor_parallel` > 1 the model's parts run in worker processes (vLLM's `mp` executor), one a device;
@@ -55,6 +57,8 @@ class Output:
     logprobs: tuple[float, ...]
     """[T]"""
     finish_reason: FinishReason
+    text: str | None = None
+    """Up to the stop text that ended it, or through it, special tokens and all; None where none ended it."""
 
 
 class VllmCore:
@@ -165,9 +169,16 @@ class VllmCore:
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache of the old weights")
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text without special tokens. May be called from any one other thread."""
-        return cast(str, self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+    def decode(self, output: Output) -> str:
+        """Text without special tokens, cut where a stop text ended it. May be called from any one other thread."""
+        if output.text is None:
+            return cast(str, self._tokenizer.decode(list(output.token_ids), skip_special_tokens=True))
+        # A stop text may begin and end within tokens: only vLLM, which looks at each token as it comes, knows where.
+        text = output.text
+        for token in self._tokenizer.added_tokens_decoder.values():
+            if token.special:
+                text = text.replace(token.content, "")
+        return text
 
     def close(self) -> None:
         """Gives memory and the process group back, so that the process can build another engine."""
@@ -192,7 +203,11 @@ class VllmCore:
             raise RuntimeError(f"vLLM ended a request with {completion.finish_reason!r}")
         token_ids = tuple(completion.token_ids)
         return Output(
-            finished.request_id, token_ids, _sampled_logprobs(token_ids, completion.logprobs), completion.finish_reason
+            finished.request_id,
+            token_ids,
+            _sampled_logprobs(token_ids, completion.logprobs),
+            completion.finish_reason,
+            text=completion.text if isinstance(completion.stop_reason, str) else None,
         )
 
 
@@ -259,11 +274,23 @@ def _sampling_params(seed: int, sampling: Sampling) -> "SamplingParams":
         top_p=sampling.top_p,
         max_tokens=sampling.max_tokens,
         stop_token_ids=list(sampling.stop_token_ids) or None,
+        **_stop_texts(sampling),
         seed=None if sampling.temperature == 0 else seed,
         logprobs=0,  # of the sampled token alone
-        detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _stop_texts(sampling: Sampling) -> dict[str, Any]:
+    # Token by token, in the engine's thread: so only where texts are looked for.
+    if not sampling.stop:
+        return {"detokenize": False}
+    return {
+        "stop": list(sampling.stop),
+        "include_stop_str_in_output": sampling.include_stop,
+        "detokenize": True,
+        "skip_special_tokens": False,  # a stop text may be one: `<|im_end|>` of a base model's prompts
+    }
 
 
 def _sampled_logprobs(token_ids: Sequence[int], entries: Any) -> tuple[float, ...]:

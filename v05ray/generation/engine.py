@@ -53,7 +53,7 @@ class Core(Protocol):
 
     def load(self, buckets: Iterable[Bucket]) -> None: ...  # noqa: D102
 
-    def decode(self, token_ids: Sequence[int]) -> str: ...  # noqa: D102
+    def decode(self, output: "Output") -> str: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
 
@@ -133,10 +133,12 @@ class Engine:
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """All rollouts of the request, in the order of its sample indices, batched with whatever else runs.
 
-        A response ends at the end-of-sequence token or a stop token (kept in its tokens), after `max_tokens`, or where
-        prompt and response reach `model.max_length`. Log-probabilities are those of the distribution that was sampled
-        (temperature and top-p included; at temperature 0, of the unscaled distribution). Rollouts that `abort` ended
-        carry what they had got, which may be nothing. A cancelled draw is aborted.
+        A response ends at the end-of-sequence token, a stop token, or the token that completes a stop text (each kept
+        in its tokens; all have the finish reason `stop`), after `max_tokens`, or where prompt and response reach
+        `model.max_length`. Its text has no special tokens, and ends before the stop text unless `include_stop`.
+        Log-probabilities are those of the distribution that was sampled (temperature and top-p included; at temperature
+        0, of the unscaled distribution). Rollouts that `abort` ended carry what they had got, which may be nothing. A
+        cancelled draw is aborted.
 
         Raises `ConfigError` for a request that cannot be served, `EngineDead` when the engine ends meanwhile.
         """
@@ -208,7 +210,7 @@ class Engine:
         return Rollout(
             prompt_id=draw.request.prompt_id,
             sample_index=draw.request.sample_indices[position],
-            text=self._running.decode(output.token_ids),
+            text=self._running.decode(output),
             token_ids=output.token_ids,
             logprobs=output.logprobs,
             finish_reason=output.finish_reason,

@@ -37,6 +37,7 @@ from v05ray.config.written import (
     model_of,
     read_yaml,
     settle,
+    takes_text,
 )
 from v05ray.data import sources
 from v05ray.errors import ConfigError
@@ -361,7 +362,7 @@ def _apply_override(command: dict[str, Any], override: str) -> None:
 
 
 def _override_value(annotation: Any, text: str, override: str) -> Any:
-    if annotation is Any or not is_structured(annotation):
+    if annotation is Any or not is_structured(annotation) or takes_text(annotation):
         return Typed(text)
     value = read_yaml(text, f"override {override!r}")
     if is_spec(annotation) and isinstance(value, dict) and "name" in value:

@@ -13,15 +13,17 @@ from v05ray.models.huggingface import (
     context_length,
     read_object,
     read_settings,
+    vocabulary_size,
 )
 
 
 def check_model_folder(config: Config) -> None:
     """Raises ConfigError unless the folder is whole, runs no code of its own, and is computed exactly.
 
-    In this order: JSON files, weights (by their headers), context, outside code, how it can be split, and what the
-    learner computes (`learning.checks`, on a small random model). No weights are loaded. A folder whose own code is
-    allowed is not looked into here, as that would run the code: the learner checks it when it has loaded the model.
+    In this order: JSON files, context, stop tokens, weights (by their headers), outside code, how it can be split, and
+    what the learner computes (`learning.checks`, on a small random model). No weights are loaded. A folder whose own
+    code is allowed is not looked into here, as that would run the code: the learner checks it when it has loaded the
+    model.
     """
     path = config.model.path
     settings = read_settings(path)
@@ -33,6 +35,7 @@ def check_model_folder(config: Config) -> None:
         raise ConfigError(
             f"model.max_length {config.model.max_length} exceeds the model's context of {context} tokens; lower it"
         )
+    _check_stop_tokens(config, vocabulary_size(settings))
     shapes = checkpoint_shapes(path)
     if not config.model.trust_remote_code:
         _refuse_own_code(path)
@@ -46,6 +49,17 @@ def check_model_folder(config: Config) -> None:
             share_prefix=config.learner.share_prefix,
             checkpointing=config.learner.gradient_checkpointing,
         )
+
+
+def _check_stop_tokens(config: Config, vocab_size: int | None) -> None:
+    """Raises `ConfigError` for a stop token that the model cannot draw: no response would ever end by it."""
+    for section in ("sampling", "evaluation"):
+        beyond = [one for one in getattr(config, section).stop_token_ids or () if vocab_size and one >= vocab_size]
+        if vocab_size and beyond:
+            raise ConfigError(
+                f"{section}.stop_token_ids has {beyond[0]}, and the model's tokens are 0 to {vocab_size - 1}; take ids "
+                f"of this model's own tokenizer, or give the text in {section}.stop"
+            )
 
 
 def _refuse_own_code(path: Path) -> None:

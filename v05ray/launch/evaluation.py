@@ -30,7 +30,7 @@ from v05ray.stopping.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.stopping.stop_signals import Stop, StopSignals
 from v05ray.storage.run_folder import RunFolder, check_output_dir, held
 from v05ray.training.progress import Progress
-from v05ray.types import DrawRequest, Prompt, Rollout
+from v05ray.types import DrawRequest, Prompt, Rollout, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -201,11 +201,19 @@ def fingerprint(config: Config, prompts: Sequence[Prompt]) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
+        **_stops(sampling),
         "max_length": config.model.max_length,
         "seed": config.run.seed,
         "verifier": rewards.verifier.model_dump(mode="json"),
         "truncated": rewards.truncated,
     }
+
+
+def _stops(sampling: Sampling) -> dict[str, Any]:
+    """Only where there are any: an evaluation that an earlier version began without them is still the same."""
+    texts = {"stop": list(sampling.stop), "include_stop": sampling.include_stop} if sampling.stop else {}
+    tokens = {"stop_token_ids": list(sampling.stop_token_ids)} if sampling.stop_token_ids else {}
+    return {**texts, **tokens}
 
 
 def model_digest(folder: Path) -> str:

@@ -9,6 +9,8 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
 # A sign counts only where no number or word stands before it: `10-5` ends in 5, `x = -5` in -5. A number of several
 # groups (1,234) is one number; `3, 4` is two.
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+# From the last digit backwards, all that a number could be made of: the last number is in there, whole.
+_LAST_RUN = re.compile(r"\d[-+.,\d]*")
 # Minus signs as people and models write them, and the digits of East Asian fonts.
 _ASCII = str.maketrans(
     dict.fromkeys("\u2212\u2010\u2011\u2012\u2013\u2014\ufe63\uff0d", "-")
@@ -53,9 +55,18 @@ def last_number(text: str) -> str | None:
 
     Compared as text, so that no length of digits is too long.
     """
+    if text.isascii() and text.isdigit():
+        return text.lstrip("0") or "0"  # most references
     text = signs_in_words(join_thin_groups(text))
-    found = _NUMBER.findall(_FAR_SIGN.sub("-", text.translate(_ASCII)))
-    return _shortest(found[-1]) if found else None
+    if not text.isascii():
+        text = text.translate(_ASCII)
+    if "-" in text:
+        text = _FAR_SIGN.sub("-", text)
+    last = _LAST_RUN.search(text[::-1])
+    if last is None:
+        return None
+    start, end = len(text) - last.end(), len(text) - last.start()
+    return _shortest(_NUMBER.findall(text, start, end)[-1])
 
 
 def last_integer(text: str) -> str | None:

@@ -112,7 +112,8 @@ async def _draw(
     would find there, whose last digits would depend on whether the run was resumed.
     """
     seed, max_tokens = config.run.seed, min(MAX_TOKENS, config.sampling.max_tokens)
-    # Without top_p: the learner's distribution is the whole one.
+    # Without top_p: the learner's distribution is the whole one. Without stops: they change no probability, and longer
+    # responses compare more.
     sampling = Sampling(config.sampling.temperature, 1.0, max_tokens)
     indices = tuple(range(ROLLOUTS_PER_PROMPT))
 

@@ -31,7 +31,7 @@ from v05ray.training.run_state import RunState
 from v05ray.training.samples import write_samples
 from v05ray.training.step import Stepper
 from v05ray.training.warm_up import measure_speed
-from v05ray.types import DrawRequest, Prompt, Rollout, Sampling
+from v05ray.types import DrawRequest, Prompt, Rollout
 
 
 class Trainer:
@@ -54,7 +54,7 @@ class Trainer:
         self._prompts = stream.prompts
         self._eval_prompts, self._samples = tuple(eval_prompts), samples
         self._ledger, self._checkpoints, self._progress = ledger, checkpoints, progress
-        self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+        self._sampling = config.sampling.draws()
         self.state = RunState()
         self._grace, self._disk = Grace(), Disk()
         self._first_rate: float | None = None

@@ -33,7 +33,7 @@ from v05ray.training.feeding import Feeder, train_samples
 from v05ray.training.metrics import Stopwatch, prior_metrics, rollout_metrics, source_metrics
 from v05ray.training.progress import Progress
 from v05ray.training.run_state import RunState
-from v05ray.types import Prior, Prompt, RolloutGroup, Sampling, StepReport, SupportExample
+from v05ray.types import Prior, Prompt, RolloutGroup, StepReport, SupportExample
 
 
 class Stepper:
@@ -58,7 +58,7 @@ class Stepper:
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
         self._support = SupportBuffer(config.value.support_capacity)
         self._priors = Priors(config.value)
-        self._sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+        self._sampling = config.sampling.draws()
         self.last_groups: Sequence[RolloutGroup] = ()
         """Of the step done last."""
 

@@ -9,7 +9,7 @@ from random import Random
 from v05ray.config import Config
 from v05ray.machine.estimate import Speed
 from v05ray.seeding import derive_seed
-from v05ray.types import DrawRequest, Prompt, Rollout, Sampling
+from v05ray.types import DrawRequest, Prompt, Rollout
 
 MOST_PROMPTS = 64
 """One response each: as many sequences together as a step of the default job starts with, in seconds on a laptop."""
@@ -25,7 +25,7 @@ async def measure_speed(
     """
     seed = derive_seed("warm-up", config.run.seed)
     chosen = Random(seed).sample(list(prompts), min(MOST_PROMPTS, config.run.prompts_per_step, len(prompts)))
-    sampling = Sampling(config.sampling.temperature, config.sampling.top_p, config.sampling.max_tokens)
+    sampling = config.sampling.draws()
 
     def request(prompt: Prompt) -> DrawRequest:
         one = replace(prompt, token_ids=prompt.token_ids[1:] or prompt.token_ids)

@@ -33,8 +33,10 @@ def request(
     top_p: float = 1.0,
     max_tokens: int = 12,
     stop_token_ids: tuple[int, ...] = (),
+    stop: tuple[str, ...] = (),
+    include_stop: bool = False,
 ) -> DrawRequest:
-    sampling = Sampling(temperature, top_p, max_tokens, stop_token_ids)
+    sampling = Sampling(temperature, top_p, max_tokens, stop_token_ids, stop, include_stop)
     return DrawRequest(prompt_id, token_ids, tuple(range(len(seeds))), seeds, sampling)
 
 

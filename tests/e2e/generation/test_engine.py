@@ -98,6 +98,71 @@ async def test_a_stop_token_ends_the_response_and_is_kept(engine: Engine):
     assert stopped.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
 
 
+async def free_response(engine: Engine) -> Rollout:
+    """One that says ten characters, each a token of its own, before anything else."""
+    rollouts = await engine.draw(request(seeds=tuple(range(100, 140))))
+    return next(r for r in rollouts if len(r.token_ids) >= 10 and all(3 < t < 99 for t in r.token_ids[:10]))
+
+
+def assert_begins(stopped: Rollout, free: Rollout, num_tokens: int) -> None:
+    """The same tokens with the same log-probabilities, up to where it ended."""
+    assert stopped.token_ids == free.token_ids[:num_tokens]
+    assert stopped.logprobs == pytest.approx(free.logprobs[:num_tokens], abs=1e-5)
+    assert stopped.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_a_stop_text_ends_the_response_whose_tokens_are_all_kept(engine: Engine, include: bool):
+    free = await free_response(engine)
+    seed = 100 + free.sample_index
+    stop = free.text[3:5]  # of two tokens
+    end = free.text.index(stop) + 2
+    (stopped,) = await engine.draw(request(seeds=(seed,), stop=("no such text", stop), include_stop=include))
+    assert_begins(stopped, free, end)
+    assert stopped.text == free.text[: end if include else end - 2]
+    # Completed by the last token that there may be: finished all the same.
+    (last,) = await engine.draw(request(seeds=(seed,), stop=(stop,), max_tokens=end))
+    assert_begins(last, free, end)
+    (cut,) = await engine.draw(request(seeds=(seed,), stop=(stop,), max_tokens=end - 1))
+    assert (cut.finish_reason, cut.text) == ("length", free.text[: end - 1])
+    assert engine.stats()["live_requests"] == 0
+
+
+async def test_of_several_stop_texts_the_first_to_be_whole_ends_the_response(engine: Engine):
+    free = await free_response(engine)
+    seed, stops = 100 + free.sample_index, (free.text[2:9], free.text[4:6])
+    end = min(free.text.index(one) + len(one) for one in stops)
+    (stopped,) = await engine.draw(request(seeds=(seed,), stop=stops))
+    assert_begins(stopped, free, end)
+
+
+async def test_a_stop_text_is_looked_for_in_the_response_alone(engine: Engine):
+    free = await free_response(engine)
+    across = chr(PROMPT[-1] + 28) + free.text[0]
+    assert across not in free.text
+    (rollout,) = await engine.draw(request(seeds=(100 + free.sample_index,), stop=(across,)))
+    assert (rollout.token_ids, rollout.text) == (free.token_ids, free.text)
+
+
+async def test_a_special_token_may_be_a_stop_text(engine: Engine):
+    rollouts = await engine.draw(request(seeds=tuple(range(60)), max_tokens=40))
+    unknown = 3
+    free = next(r for r in rollouts if unknown in r.token_ids)
+    (stopped,) = await engine.draw(request(seeds=(free.sample_index,), max_tokens=40, stop=("<unk>",)))
+    assert_begins(stopped, free, free.token_ids.index(unknown) + 1)
+    assert free.text.startswith(stopped.text)
+    assert "<unk>" not in stopped.text
+
+
+async def test_an_aborted_response_that_looks_for_a_text_keeps_what_it_had(engine: Engine, reference: Reference):
+    drawing = asyncio.create_task(engine.draw(request("long", seeds=tuple(range(40)), max_tokens=75, stop=("##",))))
+    await until_live(engine, lambda count: 0 < count < 40)
+    await engine.abort("long")
+    for rollout in await drawing:
+        if rollout.token_ids:
+            assert_fits(rollout, reference.logprobs(PROMPT, rollout.token_ids))
+
+
 async def test_a_response_ends_where_the_context_does(engine: Engine):
     token_ids = PROMPT + PROMPT[: MAX_LENGTH - len(PROMPT) - 3]
     rollouts = await engine.draw(request(token_ids=token_ids, seeds=(1, 2, 3, 4), max_tokens=50))

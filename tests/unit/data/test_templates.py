@@ -103,6 +103,15 @@ def test_a_template_of_ones_own_takes_the_tokenizers_place(tmp_path):
         ({"chat_template_kwargs": {"enable_thinkin": False}}, "'enable_thinkin', which the tokenizer's chat template"),
         ({"chat_template_kwargs": {"tokenize": True}}, "must not set 'tokenize'"),
         ({"chat_template_kwargs": {"return_dict": True}}, "must not set 'return_dict'"),
+        # Words of the template that are no variables of it.
+        ({"chat_template_kwargs": {"role": "x"}}, "'role', which the tokenizer's chat template"),
+        ({"chat_template_kwargs": {"assistant": "x"}}, "'assistant', which the tokenizer's chat template"),
+        ({"chat_template_kwargs": {"think": False}}, "'think', which the tokenizer's chat template"),
+        ({"chat_template_kwargs": {"enable_thinking": "false"}}, "to the text 'false', .*without quotes"),
+        ({"prefix": "Problem: {question}\nSolution:"}, r"data\.prefix holds '\{question\}', .*data\.suffix"),
+        ({"suffix": " {{ problem }}"}, r"data\.suffix holds '\{\{ problem \}\}'"),
+        ({"system_prompt": "Answer {Prompt}."}, r"data\.system_prompt holds"),
+        ({"prefix": "{question}", "chat_template": False}, r"data\.prefix holds"),
         ({"chat_template_file": "/gone.jinja"}, r"chat_template_file /gone\.jinja cannot be read"),
         ({"chat_template": False, "chat_template_file": "x"}, "chat_template_file needs data.chat_template: true"),
         ({"chat_template": False, "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs needs"),
@@ -112,6 +121,45 @@ def test_a_template_of_ones_own_takes_the_tokenizers_place(tmp_path):
 def test_settings_that_cannot_work_are_refused_before_any_row(data, said):
     with pytest.raises(ConfigError, match=said):
         templating(config(**data), real_tokenizer(PLAIN))
+
+
+def test_texts_in_braces_that_are_no_place_for_the_question_are_put_as_they_are():
+    for suffix in (r" Put it in \boxed{}.", r" \text{problem}", ' As JSON: {"question": 1}', " {answer}"):
+        assert rendered(USER, suffix=suffix) == f"[user]1+1?{suffix}[assistant]"
+
+
+def test_a_variable_that_a_template_sets_itself_where_it_is_not_given_may_be_given():
+    template = (
+        "{% if not date is defined %}{% set date = 'today' %}{% endif %}"
+        "{% macro said(m) %}{{ m.content }}{% endmacro %}"
+        "{% for m in messages %}{% generation %}{{ said(m) }}{% endgeneration %}{% endfor %} {{ date }}"
+    )
+    assert rendered(USER, template) == "1+1? today"
+    assert rendered(USER, template, chat_template_kwargs={"date": "1 May"}) == "1+1? 1 May"
+
+
+def test_what_the_template_begins_the_response_with_is_not_put_there_twice():
+    thinks = PLAIN + "<think>{{ '\n' }}"
+    for prefix in ("<think>\n", "<think>"):
+        with pytest.raises(ConfigError, match=r"begins the response with '<think>' already, .*leave data"):
+            rendered(USER, thinks, assistant_prefix=prefix)
+    assert rendered(USER, thinks, assistant_prefix="\n").endswith("[assistant]<think>\n\n")
+    assert rendered(USER, thinks, assistant_prefix="Well").endswith("[assistant]<think>\nWell")
+
+
+def test_a_byte_order_mark_of_a_template_file_is_in_no_prompt(tmp_path):
+    file = tmp_path / "mine.jinja"
+    file.write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
+    assert rendered(USER, None, chat_template_file=str(file)) == "[user]1+1?[assistant]"
+
+
+def test_a_message_that_is_dropped_in_the_middle_is_named_and_stripped_thinking_is_not():
+    last_turns = "{% for m in messages %}{% if loop.first or loop.last %}{{ m.content }}{% endif %}{% endfor %}"
+    longer = row(("system", "Be brief."), ("user", "1+1?"), ("assistant", "2"), ("user", "2+2?"))
+    assert "leaves out or changes the user's message" in reason(longer, last_turns)
+    strips = "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    thought = row(("user", "1+1?"), ("assistant", "<think>Hm</think>2"), ("user", "2+2?"))
+    assert rendered(thought, strips) == "[user]1+1?[assistant]2[user]2+2?"
 
 
 @pytest.mark.parametrize(("content", "said"), [("{% for %}", "no valid template: .*line 1"), (" \n", "is empty")])

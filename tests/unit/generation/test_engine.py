@@ -77,8 +77,8 @@ class ScriptedCore:
             raise self.fail_load
         self.served = next(iter(buckets)).version
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return "/".join(map(str, token_ids))
+    def decode(self, output: Output) -> str:
+        return "/".join(map(str, output.token_ids))
 
     def close(self) -> None:
         self.closed = True

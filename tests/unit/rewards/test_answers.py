@@ -1,5 +1,8 @@
 """What counts as a response's answer."""
 
+import random
+import re
+
 import pytest
 
 from v05ray.rewards.answers import last_boxed, last_integer, last_number, last_tagged
@@ -32,6 +35,39 @@ from v05ray.rewards.answers import last_boxed, last_integer, last_number, last_t
 )
 def test_last_number(text, number):
     assert last_number(text) == number
+
+
+PIECES = [
+    "1",
+    "23",
+    "456",
+    "000",
+    ",",
+    ".",
+    "-",
+    "+",
+    " ",
+    "\n",
+    "x",
+    "_",
+    "=",
+    "(",
+    "1,234",
+    "-5",
+    "\u0663",
+    "a",
+    "²",
+    "%",
+]
+NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+
+
+def test_read_from_the_end_it_is_the_last_of_all_numbers_read_from_the_start():
+    rng = random.Random(0)
+    for _ in range(4000):
+        text = "".join(rng.choice(PIECES) for _ in range(rng.randrange(12)))
+        numbers = NUMBER.findall(re.sub(r"(?<=[=(])\s*-\s+(?=\d)", "-", text))
+        assert last_number(text) == (last_number(numbers[-1]) if numbers else None), repr(text)
 
 
 def test_last_integer_takes_whole_numbers_alone():

@@ -15,7 +15,11 @@ PROMPTS = [make_prompt(f"p{i}") for i in range(12)]
 
 
 def config(dtype: str = "float32", *, share_prefix: bool = True, **model: float) -> Config:
-    return config_of(model={"dtype": dtype, **model}, learner={"share_prefix": share_prefix}, sampling={"top_p": 0.9})
+    return config_of(
+        model={"dtype": dtype, **model},
+        learner={"share_prefix": share_prefix},
+        sampling={"top_p": 0.9, "stop": "#", "stop_token_ids": 5},
+    )
 
 
 async def check(config: Config, disagreement: Callable[[int, bool], float]) -> tuple[Agreement, FakeGenerator]:
@@ -31,6 +35,7 @@ async def test_what_is_measured_and_on_what():
     assert found.metrics() == {"actor/agreement_nats": found.mean, "actor/agreement_nats_max": found.largest}
     assert len({request.prompt_id for request in generator.requests}) == NUM_PROMPTS
     assert {request.sampling.top_p for request in generator.requests} == {1.0}
+    assert not any(request.sampling.stop or request.sampling.stop_token_ids for request in generator.requests)
     assert {request.sampling.max_tokens for request in generator.requests} == {
         24
     }  # sampling.max_tokens, and 32 at most

@@ -130,8 +130,9 @@ async def test_the_ledger_has_resolved_options_and_raw_priors_and_replays_them(t
 
 async def test_evaluation_has_its_own_sampling_and_keeps_every_response(tmp_path: Path):
     world = World()
-    own = {"every": 2, "samples_per_prompt": 2, "temperature": 0.6, "top_p": 0.9, "max_tokens": 7}
-    await (await trainer_of(config_of(evaluation=own), world, tmp_path)).run()
+    own = {"every": 2, "samples_per_prompt": 2, "temperature": 0.6, "top_p": 0.9, "max_tokens": 7, "stop": ["Q:"]}
+    trained = {"stop": "#", "stop_token_ids": [5]}
+    await (await trainer_of(config_of(evaluation=own, sampling=trained), world, tmp_path)).run()
     assert sorted(path.name for path in (tmp_path / "evaluations").iterdir()) == [
         "step-000000.parquet",
         "step-000002.parquet",
@@ -143,6 +144,9 @@ async def test_evaluation_has_its_own_sampling_and_keeps_every_response(tmp_path
     drawn = [(r.sampling.temperature, r.sampling.top_p, r.sampling.max_tokens) for r in world.generator.requests]
     assert drawn.count((0.6, 0.9, 7)) == 2 * 3
     assert (1.0, 1.0, 24) in drawn
+    # In training, and in evaluation both greedy and sampled.
+    stops = {(r.sampling.temperature, r.sampling.stop, r.sampling.stop_token_ids) for r in world.generator.requests}
+    assert stops == {(1.0, ("#",), (5,)), (0.6, ("Q:",), (5,)), (0.0, ("Q:",), (5,))}
 
 
 async def test_a_step_of_failed_verdicts_ends_the_run_before_anything_is_learned(tmp_path: Path):
