@@ -2,7 +2,7 @@
 
 
 class ConfigError(ValueError):
-    """Something a user wrote cannot be used; the message says what, what was got, and how to mend it."""
+    """Something a user wrote cannot be used; the message says what, what was got, and how to fix it."""
 
 
 class RunError(RuntimeError):

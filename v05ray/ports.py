@@ -28,7 +28,7 @@ from v05ray.types import (
 class Weights:
     """One whole version of the policy's weights, on its way from the learners to the generators.
 
-    `payload` belongs to the transport (object references, a path, a communicator); nobody else looks inside.
+    `payload` belongs to the transport (object references, a path, a communicator); no other part looks inside.
     """
 
     version: int
@@ -48,7 +48,7 @@ class GeneratorLost(RuntimeError):
 class RoleLost(RunError):
     """A role that the run cannot go on without is gone or stands still; names it, the stage and what it worked on.
 
-    The run has to go on from its newest checkpoint with fresh actors.
+    The run has to resume from its newest checkpoint with fresh actors.
     """
 
 
@@ -86,7 +86,7 @@ class Generator(Protocol):
         ...
 
     async def abort(self, prompt_id: str) -> None:
-        """Ends a prompt's unfinished rollouts; whoever waited for them no longer does."""
+        """Ends a prompt's unfinished rollouts; their callers get what there is."""
         ...
 
     async def load_weights(self, weights: Weights) -> int:

@@ -24,7 +24,7 @@ def resident_mib(_: Any) -> float:
 
 
 class Census:
-    """Asks again whoever has answered. A busy actor answers when it has time, and is not asked twice meanwhile."""
+    """Asks the actors again that have answered. A busy actor answers when it has time; it is not asked twice."""
 
     def __init__(self, namespace: str, actors: Mapping[str, Any]) -> None:
         """`actors` by role; those of the namespace that are named `ROLE:...` are found out, for they come and go."""

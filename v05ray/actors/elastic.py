@@ -1,4 +1,4 @@
-"""The numbers of generators and value actors while a run goes: places, the fleets' ticks, and what is told of them."""
+"""The numbers of generators and value actors during a run: places, the fleets' ticks, and what is reported of them."""
 
 import asyncio
 import contextlib
@@ -143,7 +143,7 @@ class _Watch:
         self._census, self._gauges, self._scheduler = census, gauges, scheduler
 
     async def run(self) -> None:
-        """Until it is cancelled, or the scheduler is lost: then the run itself ends or starts anew."""
+        """Until it is cancelled, or the scheduler is lost: then the run itself ends or restarts."""
         with contextlib.suppress(RayActorError):
             for number in itertools.count():
                 state = await self._fleet.tick()
@@ -159,9 +159,9 @@ class _Watch:
                 await asyncio.sleep(TICK_S)
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """A fault here costs the run its elasticity, not its life; it is told at once."""
+        """A fault here costs the run its elasticity, not its life; it is reported at once."""
         if not task.cancelled() and (error := task.exception()):
-            log.error("nobody looks after the number of generators and value actors any more", exc_info=error)
+            log.error("the number of generators and value actors is no longer adjusted", exc_info=error)
             self._voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
 
     async def close(self) -> None:

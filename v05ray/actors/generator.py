@@ -48,7 +48,7 @@ class GeneratorActor:
 
 
 class RayGenerator:
-    """Implements `ports.Generator`; starts its actor when first asked for it, and anew in the same place after a loss.
+    """Implements `ports.Generator`; starts its actor when first asked for it, and again in the same place after a loss.
 
     Until then it is a plain value, so it can be sent to the scheduler, whose process then owns the actor.
     """

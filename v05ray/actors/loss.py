@@ -1,4 +1,4 @@
-"""Which errors mean that an actor or its node is gone, so that fresh actors can go on from the newest checkpoint."""
+"""Which errors mean that an actor or its node is gone, so that fresh actors can resume from the newest checkpoint."""
 
 import contextlib
 import re

@@ -37,7 +37,7 @@ def join(address: str) -> None:
     """Joins a cluster that runs already.
 
     Raises:
-        ConfigError: nobody listens there (said at once; Ray would try for minutes), or Ray cannot join it.
+        ConfigError: nothing listens there (said at once; Ray would try for minutes), or Ray cannot join it.
     """
     host, _, port = address.rpartition(":")
     if "://" not in address and port.isdigit():

@@ -80,7 +80,7 @@ async def start_inference(config: Config) -> AsyncIterator[tuple[RayScheduler, R
 
 @contextlib.asynccontextmanager
 async def _reserved(config: Config, roles: Sequence[layout.Role]) -> AsyncIterator[dict[str, PlacementGroup]]:
-    """The roles' places; whoever still is in one of them is killed at the end, so that a next start finds them free."""
+    """The roles' places; actors still in them are killed at the end, so that the next start finds them free."""
     groups = await reserve(roles, wait_s=config.cluster.wait_s)
     try:
         yield groups

@@ -191,7 +191,7 @@ class BatchMachine:
         return [] if evidence.num_outstanding else self._judge_one(evidence)
 
     def _judge_one(self, evidence: Evidence) -> list[Decision]:
-        """The mode `async`: one prompt alone, whoever else still generates."""
+        """The mode `async`: one prompt alone, while others still generate."""
         if evidence.num_scored == 0:
             return [self._redraw(evidence)]
         judgement = self._judge(evidence)
@@ -262,10 +262,10 @@ class BatchMachine:
         return decision
 
     def _halt_in_flight(self) -> list[Decision]:
-        """`on_halt: abort`: the first time the batch falls below the halt, seal whoever is being topped up."""
+        """`on_halt: abort`: the first time the batch is below the halt, seal the prompts that are being topped up."""
         if not self._abort or self._swept or len(self._open) >= self._halt_below:
             return []
-        self._swept = True  # nobody is topped up from here on, so there will be no more to abort
+        self._swept = True  # no prompt is topped up from here on, so there will be no more to abort
         topping_up = [e for e in self._open.values() if e.num_scored >= e.num_cold_start]
         return [self._stop(evidence, self._judge(evidence), "halted") for evidence in topping_up]
 

@@ -49,15 +49,15 @@ class RunConfig(Section):
     keep_checkpoints: int = Field(default=2, ge=1)
     """Older checkpoints are deleted."""
     max_restarts: int = Field(default=3, ge=0)
-    """How often in a row the actors are started anew and the newest checkpoint loaded, after a learner rank, the
+    """How often in a row the actors are restarted and the newest checkpoint loaded, after a learner rank, the
     scheduler or a node was lost or stood still; counted from 0 again once a further step is done."""
     grace_s: float = Field(default=240.0, gt=0)
     """After SIGTERM everything is saved within this many seconds: the step in progress is finished if it fits, else
     given up and the last whole one checkpointed. Keep it below what the platform grants before it kills."""
     silence_s: float = Field(default=60.0, gt=0)
-    """After so many seconds without progress the run says what it waits for."""
+    """Seconds without progress after which the run says what it waits for."""
     stall_s: float = Field(default=1800.0, gt=0)
-    """A stage without progress for so many seconds counts as lost: the actors are started anew (`max_restarts`)."""
+    """Seconds without progress after which a stage counts as lost: the actors are restarted (`max_restarts`)."""
 
 
 class ModelConfig(Section):
@@ -231,7 +231,7 @@ class BudgetConfig(Section):
     rule: Spec = Spec(name="osla")
     """How many rollouts a prompt gets: `osla`, `fixed`, ... with the rule's options."""
     halt_fraction: Fraction = 1 / 16
-    """Nobody is topped up once fewer than this share of the batch is open; 0 switches the halt off."""
+    """No prompt is topped up once fewer than this share of the batch is open; 0 switches the halt off."""
     dispatch_multiple: int = Field(default=1, ge=1)
     """A top-up is padded to a multiple of this, within n_max."""
     mode: Literal["async", "rounds"] = "async"

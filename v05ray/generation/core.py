@@ -73,7 +73,7 @@ class VllmCore:
         log_file: Path | None = None,
         on_loss: Callable[[], None] = lambda: None,
     ) -> None:
-        """Takes seconds. Raises `ConfigError` for what another try would not mend.
+        """Takes seconds. Raises `ConfigError` for what another try would not fix.
 
         `on_loss` is called, from a thread of vLLM's, when a worker process has ended by itself.
 

@@ -248,7 +248,7 @@ class Engine:
             self._end(EngineDead(f"{self._id}: the engine was closed"))
         except BaseException as error:
             if isinstance(error, ConfigError) and not self._started.done():
-                # The user's to mend: a fresh process would fail the same way, and a traceback would not help.
+                # For the user to fix: a fresh process would fail the same way, and a traceback would not help.
                 self._end(self._died(error), start_error=error)
                 return
             self._end(self._died(error))

@@ -16,13 +16,13 @@ def environment(generators: GeneratorsConfig) -> dict[str, str]:
         # `core` gives vLLM's logger its one handler; vLLM's own would write to stdout.
         "VLLM_CONFIGURE_LOGGING": "0",
         "VLLM_NO_USAGE_STATS": "1",
-        # One process talks to nobody but itself.
+        # One process talks to itself alone.
         "VLLM_HOST_IP": "127.0.0.1",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if generators.tensor_parallel > 1:
-        # The parts start anew: this process has threads, and a fork of it could find a lock taken for good.
+        # The parts are started, not forked: this process has threads, and a fork could find a lock taken for good.
         variables["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if generators.num_gpus == 0:
         threads = str(count_threads(generators.num_threads))

@@ -48,7 +48,7 @@ class NodeType:
 
 
 Verdict = Literal["fits", "coming", "never", "unknown"]
-"""There is room | an autoscaler can bring it | not even all it may bring is enough | nobody knows what may come."""
+"""There is room | an autoscaler can bring it | not even all it may bring is enough | unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _rank_bundle(config: Config, rank: int) -> Bundle:
 
 
 def inference_roles(config: Config) -> tuple[Role, ...]:
-    """What evaluation alone needs: drawing and scoring, with nobody to share a device with."""
+    """What evaluation alone needs: drawing and scoring, without a device shared with another role."""
     learner_free = config.model_copy(update={"cluster": config.cluster.model_copy(update={"colocate": False})})
     return tuple(role for role in roles(learner_free) if role.name.startswith(("scheduler", "rewards", "generator-")))
 
@@ -176,10 +176,10 @@ def outlook(
     *,
     unplaced: Sequence[Role] | None = None,
 ) -> Outlook:
-    """What will become of `asked` on `nodes` and what an autoscaler can add; `types` None: nobody knows what that is.
+    """What will become of `asked` on `nodes` and what an autoscaler can add; `types` None: that is unknown.
 
     `never` is said only where it can be proved: more bundles than places for them, or a sum that is not reached.
-    `unplaced` are those of `asked` that have no place, where somebody knows; else they are found out.
+    `unplaced` are those of `asked` that have no place, where that is known; else they are found out.
     """
     if unplaced is None:
         _, unplaced = place(asked, nodes)

@@ -14,7 +14,7 @@ from v05ray.weights.buckets import ITEM_BYTES
 
 MIB = 2**20
 VERSIONS = 2
-"""While one version is packed, the one before is still there for a generator that starts anew."""
+"""While one version is packed, the one before is still there for a generator that restarts."""
 ROOM_MIB = 128
 """For samples, support pairs and what Ray itself puts there."""
 LEAST_MIB = 256
@@ -55,7 +55,7 @@ def private_mib(config: Config) -> int:
 
 
 def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
-    """One sentence where no node's object store is large enough; None where one is, or nobody knows.
+    """One sentence where no node's object store is large enough; None where one is, or where it is unknown.
 
     It is no error: Ray writes to disk what finds no room, and each new version of the weights takes longer.
     """

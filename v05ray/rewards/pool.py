@@ -184,7 +184,7 @@ class VerifierPool:
                     self._employ(worker, idle_s=self.idle_s)
 
     def _server_ended(self, server: asyncio.Task[None]) -> None:
-        """Beyond `num_workers` they end when idle; an error is a fault here, and nobody must wait for ever."""
+        """Beyond `num_workers` they end when idle; an error is a fault here, and no caller may wait indefinitely."""
         self._servers.remove(server)
         if not server.cancelled() and (error := server.exception()) is not None:
             log.error("the verifier pool is broken", exc_info=error)
@@ -208,7 +208,7 @@ class VerifierPool:
         self._workers.discard(worker)
 
     async def _serve(self, worker: WorkerProcess | None, idle_s: float | None) -> None:
-        """One worker's work, and its successors', until there has been none for `idle_s`; None: for ever."""
+        """One worker's work, and its successors', until there has been none for `idle_s`; None: indefinitely."""
         while True:
             if worker is None or not worker.alive:
                 worker = await self._replace(worker)

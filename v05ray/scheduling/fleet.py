@@ -4,7 +4,7 @@
                        pool, which gives it the current weights, and then work
     wanted < present:  a place not there yet is given up; else the newest replica drains, ends, and its place goes
 
-Written against Protocols: it runs on Ray and on fakes. Nobody waits for it, and it waits for nobody.
+Written against Protocols: it runs on Ray and on fakes. No other part waits for it, and it waits for none.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Pool(Protocol[Replica_contra]):
     """What the fleet asks of the scheduler, or of the value pool."""
 
     async def look(self) -> Seen:
-        """How things are; what a person asked for is told once."""
+        """Snapshot; a manual target is returned once."""
         ...
 
     async def add(self, replica: Replica_contra, /) -> None:

@@ -1,4 +1,4 @@
-"""The generators as one service: work goes to whoever has least to do, and a lost draw is drawn by another.
+"""The generators as one service: work goes to the one with the shortest queue, and a lost draw is drawn by another.
 
 A replica's life: STARTING -> STALE -> READY -> DRAINING -> GONE. Only a READY one gets work, and READY means that it
 serves the pool's weight version. A lost or frozen replica is restarted, gets the current weights, and is READY again.

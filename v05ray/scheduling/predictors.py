@@ -3,7 +3,7 @@
     predict(prompts) --> CHUNK prompts each --> as many runs of chunks as predictors are READY --> priors, in order
 
 A prior is a function of prompt, support and seed. In floating point it also depends, by rounding, on which prompts are
-computed together: those of its chunk, whoever computes it. So any number of predictors gives the same bits.
+computed together: those of its chunk, whichever predictor computes it. So any number of predictors gives the same bits.
 """
 
 import asyncio

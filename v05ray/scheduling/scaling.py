@@ -29,7 +29,7 @@ ROUNDING = 1e-9
 
 
 class Elastic(Protocol):
-    """What a policy is told to keep to: `config.GeneratorsConfig`, `config.ValueConfig`; each field is told there."""
+    """Scaling limits: `config.GeneratorsConfig`, `config.ValueConfig`; each field is documented there."""
 
     @property
     def count(self) -> int: ...  # noqa: D102
@@ -168,7 +168,7 @@ class _FadingRatio:
 
 
 class ScalingPolicy:
-    """The number of generators, or value actors, that is wanted from what `observe` is told; always within bounds."""
+    """The number of generators, or value actors, wanted, from what `observe` was given; always within bounds."""
 
     def __init__(self, config: Elastic) -> None:
         self._config = config
@@ -206,7 +206,7 @@ class ScalingPolicy:
         return load.outstanding_tokens * (self._share.value or 1.0) / (rate * num_generators)
 
     def set(self, wanted: int) -> None:
-        """By hand. A policy with a target goes on from there after its cool-down.
+        """By hand. A policy with a target continues from there after its cool-down.
 
         Raises:
             ConfigError: outside `generators.min` to `generators.max`.

@@ -43,7 +43,7 @@ class Shards:
     """Implements `Drawing` over several others: work goes to the shard with the least outstanding per generator."""
 
     def __init__(self, shards: Sequence[Drawing], *, ask_s: float = ASK_S) -> None:
-        """`ask_s`: a shard that does not say within so many seconds what it waits for is named itself."""
+        """`ask_s`: a shard that does not reply within `ask_s` seconds is reported as the blocker."""
         if not shards:
             raise ValueError("needs >= 1 shard, got none")
         self._loads = [_Load(shard) for shard in shards]

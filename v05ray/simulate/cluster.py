@@ -36,7 +36,7 @@ class Cluster:
     placement: Literal["together", "split"] = "together"
     """Each draw whole on the generator with the fewest outstanding tokens, as the pool does; or rollout by rollout."""
     queue: Literal["fifo", "topups_first"] = "fifo"
-    """Who takes a free slot: whoever came first, or top-ups before cold starts (long chains end sooner)."""
+    """What takes a free slot: the first to arrive, or top-ups before cold starts (long chains end sooner)."""
 
     def __post_init__(self) -> None:
         if self.num_generators < 1 or self.max_num_seqs < 1 or self.max_tokens < 1:
@@ -62,7 +62,7 @@ class Timing:
     num_rollouts: int
     num_tokens: int
     work_bound_s: float
-    """Total work / capacity: nobody can be faster, see `lower_bounds`."""
+    """Total work / capacity: no schedule can be faster, see `lower_bounds`."""
     chain_bound_s: float
     """The longest chain of one prompt's draws, each waiting for the last one's rewards, on empty generators."""
 

@@ -73,7 +73,7 @@ class Settings:
     batch_size: int = 256
     num_warm_epochs: int = 1
     num_epochs: int = 2
-    """Measured ones, >= 2: the bias is told from the noise by two looks at one prompt."""
+    """Measured ones, >= 2: two looks at one prompt separate the bias from the noise."""
     halt_fraction: float = 1 / 16
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ A response of prompt i is a reward (+1 with probability p_i, else -1) and a leng
     T = min(max_tokens, ceil(median * exp(a_i + sigma z) * (failure_factor if wrong else 1))),  a_i ~ N(0, sigma_prompt)
 
 so lengths are heavy-tailed, cluster by prompt, and are longer where the answer is wrong, as long chains of thought are.
-The j-th response of a prompt in an epoch depends on seed, epoch, prompt and j alone: whoever asks gets the same one,
+The j-th response of a prompt in an epoch depends on seed, epoch, prompt and j alone: every caller gets the same one,
 in whatever order (common random numbers).
 """
 

@@ -8,5 +8,5 @@
 | `rates.py` | how often does it succeed, and do predicted rates agree? |
 | `history.py` | how did this prompt fare before? |
 | `state.py` | does a checkpoint fit the part that reads it? |
-| `prior_error.py` | how wrong was the prior of late? |
+| `prior_error.py` | how wrong was the prior recently? |
 """

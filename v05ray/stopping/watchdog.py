@@ -1,6 +1,6 @@
 """Says what a run waits for when nothing happens for a while, and ends a wait that would have no end.
 
-Whoever gives out the work is asked what has not come back, with a bound: prompt, actor, stage and seconds are named,
+The part that gives out work is asked what has not come back, with a bound: prompt, actor, stage and seconds are named,
 and a role that does not answer is named itself.
 """
 
@@ -20,7 +20,7 @@ class Stalled(RoleLost):
 
 
 class Watchdog:
-    """Watches one stage at a time; every sign of progress starts its clock anew."""
+    """Watches one stage at a time; every sign of progress resets its clock."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class _Watch:
         """Until the stage is over, or ended by this."""
         try:
             self.verdict = await self._expired()
-        except Exception as error:  # raised again by the stage, which nobody would watch any more
+        except Exception as error:  # raised again by the stage, which would no longer be watched
             self.verdict = error
         self.timeout.reschedule(asyncio.get_running_loop().time())
 

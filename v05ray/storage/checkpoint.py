@@ -57,7 +57,7 @@ MAY_CHANGE = (
     "tracking.*",
     "cluster.*",
 )
-"""Dotted keys (shell patterns) that a resume may set anew: where and how long a run runs, never what it learns."""
+"""Dotted keys (shell patterns) that a resume may change: where and how long a run runs, never what it learns."""
 _NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
 
@@ -124,7 +124,7 @@ class Checkpoints:
             state: JSON values with string keys; anything else is refused by its dotted place.
             write_learner: fills the (existing, empty) folder it is given.
             policy_version: of the weights written; by default `step`.
-            disk: told of all work on the disk but the learners', for whoever watches it.
+            disk: gets all work on the disk but the learners', for the watchdog.
 
         Raises:
             TypeError: `state` holds what JSON would not give back.

@@ -139,7 +139,7 @@ def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder | None:
 
 @contextlib.contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
-    """Nobody else works in the folder meanwhile; the hold ends with the process, however it ends.
+    """No other process works in the folder meanwhile; the hold ends with the process, however it ends.
 
     Raises:
         ConfigError: another process holds it.

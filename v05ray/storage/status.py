@@ -1,4 +1,4 @@
-"""What a run tells of itself, in two files of its folder, so that looking needs neither Ray nor a network.
+"""What a run reports of itself, in two files of its folder, so that looking needs neither Ray nor a network.
 
 status.json    how things are: replaced every second or two, kept when the run ends
 events.jsonl   what changed, one line each: generators, nodes, who wanted it
@@ -45,7 +45,7 @@ class RunStatus:
     outstanding_tokens: int = 0
     """Upper bound of what is asked for and not answered."""
     backlog_s: float | None = None
-    """Predicted seconds until the generators have worked that off; None while nobody knows."""
+    """Predicted seconds until the generators have worked that off; None while unknown."""
     tokens_per_s: float | None = None
     """Of one generator, prompts included, as measured."""
     memory_mib: Mapping[str, float] = field(default_factory=dict)

@@ -93,7 +93,7 @@ def connect(address: str | None, environment: Mapping[str, str] | None = None, *
     """A client of the head at `address`, which has answered.
 
     Raises:
-        ConfigError: a bad address, nobody there, not a Ray head, or a token is asked for.
+        ConfigError: a bad address, no server there, not a Ray head, or a token is asked for.
     """
     address = check_address(address, os.environ if environment is None else environment)
     shown = redact(address, {})

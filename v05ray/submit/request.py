@@ -64,7 +64,7 @@ def make_request(
         included: further files and folders for the working directory.
         base: what relative paths start from; None means the current folder.
         limit_mib: largest working directory, in MiB.
-        grace_s: between the request to stop and the kill, in seconds; a run that would take longer is told so.
+        grace_s: between the request to stop and the kill, in seconds; a run that would take longer gets a warning.
         resume: what `v05ray train --resume` gets: a run's absolute folder, or `auto`.
 
     Raises:

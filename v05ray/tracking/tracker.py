@@ -185,7 +185,7 @@ class MlflowTracker:
     def _done(self, last: Spooled) -> None:
         if self._last_error is not None:
             logger.warning("MLflow at %s answers again", redact(self.uri))
-        # Before the record leaves the spool: nobody may see nothing pending and an error that is over.
+        # Before the record leaves the spool: a reader must not see nothing pending and an error that is over.
         self._last_error = None
         if not self._abandoned.is_set():  # another tracker may own the spool by now
             self._spool.acknowledge(last.end)

@@ -93,7 +93,7 @@ class Trainer:
         return {"run": self.state, **self._steps.parts}
 
     async def begin(self) -> None:
-        """A run without a checkpoint to go on from: what an earlier try has recorded is set aside."""
+        """A run without a checkpoint to resume from: what an earlier try has recorded is set aside."""
         await self._truncate_ledger()
         await self._steps.publish()  # also tries the way that every later version takes
         await self._check_agreement()

@@ -174,7 +174,7 @@ def refuse_nonfinite(vectors_NH: np.ndarray, model_id: str) -> None:
 
 
 class EmbeddingCache:
-    """A `TextEncoder` that asks another one only for texts nobody asked for before.
+    """A `TextEncoder` that asks another one only for texts that are not in the cache.
 
     Vectors lie as float16 (2 H bytes) in an SQLite file keyed by blake2b(model id, text); several processes may share
     it. `path=None` keeps them in memory alone. Vectors leave as float16 rounded to float32, from the first call on, so
@@ -221,7 +221,7 @@ class EmbeddingCache:
             marks = ",".join("?" * len(part))
             query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"
             for key, blob in self._db.execute(query, part):
-                if len(blob) == 2 * self._width:  # a torn or foreign row is computed anew
+                if len(blob) == 2 * self._width:  # a torn or foreign row is computed again
                     found[key] = np.frombuffer(blob, np.float16)
         return found
 

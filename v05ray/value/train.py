@@ -30,7 +30,7 @@ from v05ray.value.trainer import RowSplit, Trainer, TrainOptions, split_rows
 
 CALIBRATION_RIDGE = 400.0
 """In scores. A few hundred of them say little about a head that is calibrated to begin with, and what they say is too
-cautious: the direction of difficulty is fitted anew afterwards, on more prompts."""
+cautious: the direction of difficulty is fitted again afterwards, on more prompts."""
 
 
 class NotBetterThanBaseRate(RuntimeError):
@@ -51,7 +51,7 @@ class TrainedValue:
 
 
 def refit_difficulty(features: FeatureMap, data: EncodedRecords, rows: np.ndarray, strength: float) -> None:
-    """Fits the direction anew, on more rows, with the strength that is known to suit."""
+    """Fits the direction again, on more rows, with the strength that is known to suit."""
     x_NC = inputs_of_texts(features, data)[data.text_N[rows]]
     direction_C, _ = fit_direction(x_NC, data.rate_N[rows], data.policy_N[rows], strength)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def fit(
 ) -> TrainedValue:
     """Trains a copy of `start` until the validation loss stops falling, then fits the calibration.
 
-    With `resume`, the state is written there at every evaluation, and a training that finds it goes on from it.
+    With `resume`, the state is written there at every evaluation, and a training that finds it resumes from it.
     """
     features, head = copy.deepcopy(start[0]), copy.deepcopy(start[1])
     if options.refit_projection:
@@ -149,7 +149,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains from the bundle `start` and writes `out`; returns the test metrics of V0 and of the base rate.
 
-    Interrupted, the same call goes on from `out.resume`. Raises `NotBetterThanBaseRate` where the log-loss or the MSE
+    Interrupted, the same call resumes from `out.resume`. Raises `NotBetterThanBaseRate` where the log-loss or the MSE
     on the test prompts is not below the base rate's: no bundle is written then.
     """
     features, head, info = load_bundle(start)

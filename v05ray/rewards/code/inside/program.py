@@ -89,7 +89,7 @@ def _find(namespace: Mapping[str, Any], function: str) -> Any:
 
 
 def serve(source: str, usual: Mapping[str, Any], requests_fd: int, replies_fd: int, loaded_fd: int) -> int:
-    """Runs the program and then answers for its functions until nobody asks."""
+    """Runs the program and then answers calls of its functions until the connection closes."""
     try:
         namespace = execute(source, "solution", usual)
     except BaseException as error:
