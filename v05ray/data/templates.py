@@ -13,6 +13,7 @@ import jinja2.meta
 
 from v05ray.config import DataConfig
 from v05ray.data.files import one_line
+from v05ray.data.messages import parsed
 from v05ray.data.rows import BadRow, Row
 from v05ray.errors import ConfigError
 
@@ -47,10 +48,22 @@ def templating(data: DataConfig, tokenizer: Any) -> Callable[[Sequence[Row]], li
         texts = [text for text in rendered if isinstance(text, str)]
         # A chat template writes its own special tokens; a raw text gets those of the tokenizer.
         encoded = tokenizer(texts, add_special_tokens=not data.chat_template)["input_ids"] if texts else []
+        if not data.chat_template and data.prefix:
+            _check_one_start(encoded, tokenizer)
         ids = iter(encoded)
         return [text if isinstance(text, BadRow) else tuple(next(ids)) for text in rendered]
 
     return tokenize
+
+
+def _check_one_start(encoded: Sequence[Sequence[int]], tokenizer: Any) -> None:
+    """Refuses a prefix with the token that the tokenizer begins every raw text with: the policy would get it twice."""
+    start = getattr(tokenizer, "bos_token_id", None)
+    if start is not None and any(list(ids[:2]) == [start, start] for ids in encoded):
+        raise ConfigError(
+            f"data.prefix begins with {tokenizer.bos_token!r}, which the tokenizer puts before each question itself; "
+            "take it out"
+        )
 
 
 class _Renderer:
@@ -206,9 +219,20 @@ def _read(file: Path) -> str:
         text = file.read_text(encoding="utf-8-sig")  # a byte order mark would begin every prompt
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.chat_template_file {file} cannot be read: {one_line(error)}") from error
+    if _holds_template(text):
+        raise ConfigError(
+            f"data.chat_template_file {file} is JSON with a template in it; write the value of its 'chat_template' "
+            "into a file of its own"
+        )
     if not text.strip():
         raise ConfigError(f"data.chat_template_file {file} is empty; give a file with a Jinja template")
     return text
+
+
+def _holds_template(text: str) -> bool:
+    """Whether it is a `chat_template.json` or `tokenizer_config.json`."""
+    value = parsed(text)
+    return isinstance(value, dict) and "chat_template" in value
 
 
 def _control_tokens(tokenizer: Any) -> re.Pattern[str] | None:

@@ -147,6 +147,19 @@ def test_what_the_template_begins_the_response_with_is_not_put_there_twice():
     assert rendered(USER, thinks, assistant_prefix="Well").endswith("[assistant]<think>\nWell")
 
 
+def test_the_token_that_begins_a_raw_text_is_not_put_there_twice():
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = real_tokenizer(None)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 128)])
+    with pytest.raises(ConfigError, match=r"data\.prefix begins with '<s>', which the tokenizer puts .*take it out"):
+        templating(config(chat_template=False, prefix="<s>Q: "), tokenizer)([USER])
+    (ids,) = templating(config(chat_template=False, prefix="Q: "), tokenizer)([USER])
+    assert ids == (128, *map(ord, "Q: 1+1?"))
+    (ids,) = templating(config(chat_template=False, prefix="<s>Q: "), real_tokenizer(None))([USER])
+    assert ids == (128, *map(ord, "Q: 1+1?"))
+
+
 def test_a_byte_order_mark_of_a_template_file_is_in_no_prompt(tmp_path):
     file = tmp_path / "mine.jinja"
     file.write_bytes(b"\xef\xbb\xbf" + PLAIN.encode())
@@ -162,7 +175,14 @@ def test_a_message_that_is_dropped_in_the_middle_is_named_and_stripped_thinking_
     assert rendered(thought, strips) == "[user]1+1?[assistant]2[user]2+2?"
 
 
-@pytest.mark.parametrize(("content", "said"), [("{% for %}", "no valid template: .*line 1"), (" \n", "is empty")])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{% for %}", "no valid template: .*line 1"),
+        (" \n", "is empty"),
+        (json.dumps({"chat_template": PLAIN}), "is JSON with a template in it; .*its 'chat_template' into a file"),
+    ],
+)
 def test_a_file_that_is_no_template_is_refused(tmp_path, content, said):
     file = tmp_path / "broken.jinja"
     file.write_text(content)
