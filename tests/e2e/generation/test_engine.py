@@ -90,18 +90,18 @@ async def test_text_is_decoded_without_special_tokens(engine: Engine):
         assert rollout.text == "".join(chr(t + 28) if t < 99 else "\n" for t in rollout.token_ids if 3 < t < 100)
 
 
-async def test_a_stop_token_ends_the_response_and_is_kept(engine: Engine):
-    (free,) = await engine.draw(request(seeds=(5,)))
-    stop = free.token_ids[4]
-    (stopped,) = await engine.draw(request(seeds=(5,), stop_token_ids=(stop,)))
-    assert stopped.finish_reason == "stop"
-    assert stopped.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
-
-
 async def free_response(engine: Engine) -> Rollout:
     """One that says seven characters, each a token of its own, before anything else."""
     rollouts = await engine.draw(request(seeds=tuple(range(100, 180))))
     return next(r for r in rollouts if len(r.token_ids) >= 7 and all(3 < t < 99 for t in r.token_ids[:7]))
+
+
+async def test_a_stop_token_ends_the_response_and_is_kept(engine: Engine):
+    free = await free_response(engine)
+    stop = free.token_ids[4]
+    (stopped,) = await engine.draw(request(seeds=(100 + free.sample_index,), stop_token_ids=(stop,)))
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids == free.token_ids[: free.token_ids.index(stop) + 1]
 
 
 def assert_begins(stopped: Rollout, free: Rollout, num_tokens: int) -> None:
