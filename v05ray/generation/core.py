@@ -174,8 +174,8 @@ class VllmCore:
         if output.text is None:
             return cast(str, self._tokenizer.decode(list(output.token_ids), skip_special_tokens=True))
         # A stop text may begin and end within tokens: only vLLM, which looks at each token as it comes, knows where.
-        text = output.text
-        for token in self._tokenizer.added_tokens_decoder.values():
+        text, tokenizer = output.text, cast(Any, self._tokenizer)
+        for token in tokenizer.added_tokens_decoder.values():
             if token.special:
                 text = text.replace(token.content, "")
         return text

@@ -3,6 +3,7 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from v05ray.launch.evaluation import fingerprint
 from v05ray.types import Sampling
 
 
-def config_of(*overrides: str, model: str = "m", **sections: dict) -> Config:
+def config_of(*overrides: str, model: Any = "m", **sections: Any) -> Config:
     return make_config({"model": {"path": model, "max_length": 64}, "data": {"train": "jsonl"}, **sections}, overrides)
 
 
