@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -40,3 +41,13 @@ def test_a_module_comes_without_its_package_which_can_still_come_whole(
     assert again is part
     for name in [name for name in sys.modules if name.startswith("laden")]:
         del sys.modules[name]
+
+
+@pytest.mark.parametrize(("before", "lean"), [("", True), ("import transformers.utils\n", False)])
+def test_transformers_does_without_scipy_unless_it_has_found_it_before(before: str, lean: bool) -> None:
+    program = (
+        f"{before}from v05ray.lean_imports import lean_transformers\nlean = lean_transformers()\n"
+        "from transformers.utils.import_utils import is_scipy_available\nprint(lean, is_scipy_available())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(lean), str(not lean)]
