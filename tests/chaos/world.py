@@ -37,10 +37,11 @@ class World:
     def __init__(self, *, small_disk: bool = True, can_spill: bool = True) -> None:
         """A `small_disk` needs the right to mount, which `unshare --map-root-user --mount` gives to anyone.
 
-        Where Ray cannot spill, it counts the disk behind its object store as full from the start.
+        Where Ray cannot spill, it counts the disk behind its object store as full from the start; elsewhere not before
+        its last byte, however full the disk of the machine is.
         """
         self._small_disk = small_disk
-        self._system_config = {**QUICK_DEATH, **({} if can_spill else {"local_fs_capacity_threshold": 0.0001})}
+        self._system_config = {**QUICK_DEATH, "local_fs_capacity_threshold": 1.0 if can_spill else 0.0001}
         self._scratch = Path(tempfile.mkdtemp(prefix="v05w-"))
         self.output = self._folder("disk")
         """Where runs go: a small disk of its own."""

@@ -12,6 +12,7 @@ to SIGTERM. What follows a signal within `ONE_REQUEST_S` is the same request.
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -96,10 +97,21 @@ def leave_dead_terminals() -> None:
         try:
             os.ttyname(descriptor)
         except OSError as error:
-            if error.errno == 5:  # EIO: a terminal that was hung up; a file or a pipe gives ENOTTY
+            if error.errno == errno.EIO:  # a terminal that was hung up; a file or a pipe gives ENOTTY
                 nothing = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nothing, descriptor)
                 os.close(nothing)
+
+
+@contextlib.contextmanager
+def outliving_the_terminal() -> Iterator[None]:
+    """For what is printed inside: a terminal may go before the SIGHUP that says so has come."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        leave_dead_terminals()
 
 
 class Stoppable(Protocol):

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from v05ray.figures import svg
 from v05ray.figures.sparkline import sparkline
 from v05ray.rewards.verdicts import counts_shown, failures_shown
+from v05ray.stopping.stop_signals import outliving_the_terminal
 from v05ray.types import RolloutGroup, StepReport
 
 _WINDOW = 10
@@ -69,15 +70,17 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._live.stop()
+            with outliving_the_terminal():
+                self._live.stop()
             self._live = None
 
     def note(self, text: str) -> None:
-        """Something worth a line that stays."""
-        if self._live is not None:
-            self._live.console.print(text, markup=False)
-        else:
-            print(text, file=self._file, flush=True)
+        """Something worth a line that stays; a terminal that has gone is no reason to end the run."""
+        with outliving_the_terminal():
+            if self._live is not None:
+                self._live.console.print(text, markup=False)
+            else:
+                print(text, file=self._file, flush=True)
 
     def batch_started(self, step: int, num_prompts: int) -> None:
         """Step `step` (from 1) now generates for `num_prompts` prompts."""
