@@ -322,7 +322,7 @@ class Learner:
     def _identity(self) -> dict[str, Any]:
         return {
             "learner.num_ranks": self._world_size,
-            "learner.zero_stage": self._config.zero_stage,
+            "DeepSpeed's ZeRO stage": self._engine.stage,
             "model.dtype": self._model.dtype,
         }
 

@@ -45,27 +45,34 @@ def in_the_old_format(file: Path, sabotage: Sabotage) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(port: int, tied_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    learner = Learner(0, 1, model_config(tied_folder), LearnerConfig.model_validate(OPTIONS), seed=1)
-    learner.setup("127.0.0.1", port)
-    learner.accumulate(make_samples(2))
-    learner.step()
-    folder = tmp_path_factory.mktemp("checkpoint")
-    learner.save(folder)
-    return folder
+def checkpoints(port: int, tied_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By dtype: in float32 one rank writes one file, in bfloat16 the optimiser has its own."""
+    folders = {}
+    for dtype in ("float32", "bfloat16"):
+        learner = Learner(0, 1, model_config(tied_folder, dtype), LearnerConfig.model_validate(OPTIONS), seed=1)
+        learner.setup("127.0.0.1", port)
+        learner.accumulate(make_samples(2))
+        learner.step()
+        folders[dtype] = tmp_path_factory.mktemp("checkpoint")
+        learner.save(folders[dtype])
+    return folders
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", [alone, beside_what_was_there, by_names_put_together, in_the_old_format])
-@pytest.mark.parametrize("which", ["model_states", "optim_states"])
+@pytest.mark.parametrize(
+    ("dtype", "which"), [("float32", "model_states"), ("bfloat16", "model_states"), ("bfloat16", "optim_states")]
+)
 def test_a_checkpoint_file_that_would_run_code_is_refused_and_runs_none(
     make_learner: MakeLearner,
     tied_folder: Path,
-    checkpoint: Path,
+    checkpoints: dict[str, Path],
     tmp_path: Path,
+    dtype: str,
     which: str,
     how: Callable[[Path, Sabotage], None],
 ) -> None:
+    checkpoint = checkpoints[dtype]
     (file,) = checkpoint.glob(f"zero/*{which}.pt")
     whole, marker = file.read_bytes(), tmp_path / "it-ran"
     try:
@@ -73,11 +80,11 @@ def test_a_checkpoint_file_that_would_run_code_is_refused_and_runs_none(
         with pytest.raises(
             ConfigError, match=r"is refused: .*(system|operand).* could run code; .* go on from an older"
         ):
-            make_learner(tied_folder, **OPTIONS).load(checkpoint)
+            make_learner(tied_folder, dtype, **OPTIONS).load(checkpoint)
         assert not marker.exists()
         # The file is what it is taken for: whoever unpickles it does run the command.
         torch.load(file, weights_only=False)
         assert marker.exists()
     finally:
         file.write_bytes(whole)
-    make_learner(tied_folder, **OPTIONS).load(checkpoint)  # and the file as it was written is taken
+    make_learner(tied_folder, dtype, **OPTIONS).load(checkpoint)  # and the file as it was written is taken
