@@ -27,7 +27,8 @@ def make_samples(num_prompts: int, vocabulary: int, rng: random.Random) -> list[
         for _ in range(rng.randint(4, 8)):
             size = rng.randint(4, 24)
             response = tuple(rng.randrange(5, vocabulary) for _ in range(size))
-            samples.append(TrainSample(f"p{p}", prompt, response, (-9.0,) * size, (rng.choice([-1.0, 1.0]),) * size, 0))
+            advantages = (rng.choice([-1.0, 1.0]),) * size
+            samples.append(TrainSample(f"p{p}", prompt, response, (-9.0,) * size, advantages, (True,) * size, 0))
     return samples
 
 

@@ -40,7 +40,7 @@ from v05ray.ports import GeneratorLost, Roles, Weights
 from v05ray.storage.checkpoint import Checkpoints
 from v05ray.training.driver import Trainer
 from v05ray.training.progress import Progress
-from v05ray.types import Draw, DrawRequest, Prior, Prompt, Rollout, RolloutGroup, StepReport, SupportExample
+from v05ray.types import Draw, DrawRequest, Prior, Prompt, Rollout, RolloutGroup, StepReport, SupportExample, Turn
 
 MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 150, 0.8, 1024
 TOKEN_S, NEIGHBOUR_S = 0.01, 0.0001
@@ -79,9 +79,7 @@ class StubEngine:
         seconds = num_tokens * (TOKEN_S + NEIGHBOUR_S * self._running)
         await asyncio.sleep(seconds)
         self._running -= 1
-        return Rollout(
-            prompt_id=request.prompt_id,
-            sample_index=request.sample_indices[index],
+        turn = Turn(
             text=f"{'so ' * num_tokens} {7 if right else 8}",
             token_ids=tuple(rng.randrange(50_000) for _ in range(num_tokens)),
             logprobs=tuple(-rng.random() for _ in range(num_tokens)),
@@ -90,6 +88,7 @@ class StubEngine:
             generator_id=self._name,
             seconds=seconds,
         )
+        return Rollout(request.prompt_id, request.sample_indices[index], (turn,))
 
 
 @dataclass

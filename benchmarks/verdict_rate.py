@@ -16,7 +16,7 @@ from collections import Counter
 
 from v05ray.config import RewardsConfig
 from v05ray.rewards.pool import VerifierPool
-from v05ray.types import Prompt, Rollout
+from v05ray.types import Prompt, Rollout, Turn
 
 TASKS = (
     ("34", "The answer is $34$."),
@@ -41,7 +41,7 @@ def pairs(count: int, verifier: str) -> list[tuple[Prompt, Rollout]]:
         made.append(
             (
                 Prompt(f"p{i}", "a question", (), answer, "benchmark"),
-                Rollout(f"p{i}", 0, text, (1,), (0.0,), "stop", 0, "g0", 0.1),
+                Rollout(f"p{i}", 0, (Turn(text, (1,), (0.0,), "stop", 0, "g0", 0.1),)),
             )
         )
     return made

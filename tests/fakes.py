@@ -15,14 +15,17 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
-from v05ray.ports import GeneratorLost, Held, Weights
+from v05ray.ports import GeneratorLost, Held, RewardPool, Weights
 from v05ray.seeding import rollout_seed
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.training.progress import Progress
 from v05ray.types import (
     DrawRequest,
+    FinishReason,
+    Observation,
     Prior,
     Prompt,
     Rollout,
@@ -30,6 +33,7 @@ from v05ray.types import (
     ScoredRollout,
     SupportExample,
     TrainSample,
+    Turn,
     Verdict,
 )
 
@@ -38,6 +42,7 @@ Latency = float | Callable[[str, int], float]
 
 SAMPLING = Sampling(temperature=1.0, top_p=1.0, max_tokens=16)
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=16)
+OBSERVATION = Observation("and now?", (90, 91))
 _REWARD = re.compile(r"\[reward=([^\]]+)\]")
 
 
@@ -57,6 +62,22 @@ def make_request(
     """A request with the seeds that the project derives."""
     seeds = tuple(rollout_seed(run_seed, step, prompt.prompt_id, i) for i in sample_indices)
     return DrawRequest(prompt.prompt_id, prompt.token_ids, tuple(sample_indices), seeds, sampling)
+
+
+def one_turn(
+    prompt_id: str,
+    sample_index: int,
+    text: str,
+    token_ids: tuple[int, ...] = (),
+    logprobs: tuple[float, ...] = (),
+    finish_reason: FinishReason = "stop",
+    policy_version: int = 0,
+    generator_id: str = "g0",
+    seconds: float = 0.0,
+) -> Rollout:
+    """A rollout as a generator draws it."""
+    turn = Turn(text, token_ids, logprobs, finish_reason, policy_version, generator_id, seconds)
+    return Rollout(prompt_id, sample_index, (turn,))
 
 
 def response_text(reward: float, label: str = "") -> str:
@@ -154,7 +175,7 @@ class FakeGenerator:
             reward = script[sample_index % len(script)]
         wanted = self.num_tokens(prompt_id, sample_index) if callable(self.num_tokens) else self.num_tokens
         drawn = min(wanted, request.sampling.max_tokens)
-        return Rollout(
+        return one_turn(
             prompt_id=prompt_id,
             sample_index=sample_index,
             text=response_text(float(reward)),
@@ -194,6 +215,27 @@ class FakeRewardPool:
         reward = float(found.group(1))
         verdict: Verdict = "correct" if reward == 1 else "wrong" if reward == -1 else "partial"
         return ScoredRollout(rollout, reward, verdict)
+
+
+@dataclass
+class FakeEnvironment:
+    """`ports.Environment` that answers every turn but the last with `observation`, and then lets the verifiers judge.
+
+    In the place of `SingleTurn`: `LocalDrawing(pool, rewards, FakeEnvironment)`.
+    """
+
+    rewards: RewardPool
+    num_turns: int = 2
+    observation: Observation = OBSERVATION
+    seen: list[Rollout] = field(default_factory=list)
+    """Every rollout it was asked about, in order."""
+
+    async def step(self, prompt: Prompt, rollout: Rollout) -> Observation | ScoredRollout:
+        """The observation, or at the last turn the verdict."""
+        self.seen.append(rollout)
+        if len(rollout.turns) < self.num_turns:
+            return self.observation
+        return await self.rewards.score(prompt, rollout)
 
 
 @dataclass
@@ -244,7 +286,8 @@ class FakeLearner:
         """What the samples carry, and the scripted disagreement."""
         with self.given("learner rank 0", "logprobs"):
             await asyncio.sleep(self.latency)
-        return [[p + self.disagreement(i, share_prefix) for i, p in enumerate(s.logprobs)] for s in samples]
+        sampled = (compress(s.logprobs, s.loss_mask) for s in samples)
+        return [[p + self.disagreement(i, share_prefix) for i, p in enumerate(logprobs)] for logprobs in sampled]
 
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
         """Keeps the samples."""

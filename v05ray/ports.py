@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from v05ray.errors import RunError
 from v05ray.types import (
     DrawRequest,
+    Observation,
     Prior,
     Prompt,
     Rollout,
@@ -82,7 +83,8 @@ class Generator(Protocol):
         ...
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """All rollouts of the request, in the order of its sample indices; raises `GeneratorLost` if it died."""
+        """All rollouts of the request, each of one turn, in the order of its sample indices; raises `GeneratorLost` if
+        it died."""
         ...
 
     async def abort(self, prompt_id: str) -> None:
@@ -99,6 +101,28 @@ class RewardPool(Protocol):
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
         """Never raises for a bad answer or a bad verifier: those come back as verdicts with reward -1."""
+        ...
+
+
+class Environment(Protocol):
+    """Answers the policy within a rollout, and ends the rollout with its verdict.
+
+    One that gives a second try; `self.rewards` is a `RewardPool`, and `self.encode` puts a message into the template:
+
+        async def step(self, prompt, rollout):
+            scored = await self.rewards.score(prompt, rollout)
+            if scored.verdict == "correct" or len(rollout.turns) == 2:
+                return scored
+            return Observation("Wrong, try again.", self.encode("Wrong, try again."))
+    """
+
+    async def step(self, prompt: Prompt, rollout: Rollout) -> Observation | ScoredRollout:
+        """After each turn: what the policy sees next, or the verdict on `rollout`, which ends it.
+
+        Depends on the prompt and the turns alone: where all generators of a scheduler shard are lost, a rollout is
+        drawn again from its first turn. Ends a rollout before its context fills `model.max_length`: the engine refuses
+        a longer one. What it raises ends the run; its own failures are verdicts (`types.FAILURES`) with reward -1.
+        """
         ...
 
 
@@ -138,7 +162,7 @@ class Scheduler(Protocol):
         ...
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """Rollouts outside any budget (evaluation), on whichever generator has least to do."""
+        """Rollouts of one turn, outside any budget (evaluation), on whichever generator has least to do."""
         ...
 
     async def load_weights(self, weights: Weights) -> None:
@@ -171,7 +195,8 @@ class LearnerGroup(Protocol):
         ...
 
     async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
-        """[T] log-probabilities of each sample's response tokens under the current weights; changes nothing."""
+        """Log-probabilities of the tokens that `loss_mask` marks, of each sample, under the current weights; changes
+        nothing."""
         ...
 
     async def step(self) -> dict[str, float]:

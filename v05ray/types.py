@@ -3,11 +3,13 @@
 All are frozen and complete when made; a new stage is a new type. Rewards, priors and scores live on [-1, 1] everywhere;
 a success probability p in [0, 1] is converted once, at the border of the value model (V = 2p - 1).
 
-Legend of shapes: P prompt tokens, T response tokens, K rollouts of one prompt.
+Legend of shapes: P prompt tokens, T response tokens (all that follow the prompt), S tokens that the policy sampled in
+one turn, O tokens of one observation, K rollouts of one prompt. With one turn, T = S.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal
 
 StopReason = Literal["accepted", "target_reached", "cap", "halted", "fixed"]
@@ -129,23 +131,115 @@ class DrawRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
-    """One response of the policy, with what it was really drawn with."""
+class Observation:
+    """What an environment answers to a turn; the policy continues after it.
 
-    prompt_id: str
-    sample_index: int
+    Observation("<user>8 is wrong, try again.<assistant>", (7, 31, 12, 9, 40, 8))
+    """
+
+    text: str
+    """For people: the ledger keeps it, and no verifier reads it."""
+    token_ids: tuple[int, ...]
+    """[O] appended to the context as they are, so with what the chat template puts around a message and before the
+    next answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the policy sampled in one go, with what it was really drawn with, and what it had been shown before.
+
+    The second turn of a rollout, an observation of 6 tokens and a response of 2:
+
+        Turn("9", (24, 2), (-0.3, -0.01), "stop", policy_version=3, generator_id="generator-0", seconds=0.4,
+             observation=Observation("<user>8 is wrong, try again.<assistant>", (7, 31, 12, 9, 40, 8)))
+    """
+
     text: str
     """Without special tokens, and without the stop text that ended it (unless `Sampling.include_stop`)."""
     token_ids: tuple[int, ...]
-    """[T] all that were sampled and are learned from: with the end-of-sequence or stop token, or with the token that
-    completed a stop text, where one of them ended the response."""
+    """[S] all that were sampled and are learned from: with the end-of-sequence or stop token, or with the token that
+    completed a stop text, where one of them ended the turn."""
     logprobs: tuple[float, ...]
-    """[T] natural log-probabilities under the sampling distribution (temperature included)."""
+    """[S] natural log-probabilities under the sampling distribution (temperature included)."""
     finish_reason: FinishReason
     policy_version: int
     generator_id: str
     seconds: float
     """From the generator's acceptance to the last token."""
+    observation: Observation | None = None
+    """What came between the turn before and this one; None in the first turn, which answers the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sample of a prompt: the policy's turns and what the environment answered to all but the last.
+
+    Its sequence is the prompt, then turn after turn, each with its observation in front. As two turns:
+
+        rollout = Rollout("aime-17", 0, (Turn("8", (23, 2), ...), Turn("9", (24, 2), ..., Observation("wrong", (7,)))))
+        rollout.token_ids == (23, 2, 7, 24, 2)
+        rollout.loss_mask == (True, True, False, True, True)
+    """
+
+    prompt_id: str
+    sample_index: int
+    turns: tuple[Turn, ...]
+    """One or more, in order."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """[T] all that follow the prompt, observations included."""
+        return tuple(chain.from_iterable((*_observed(turn), *turn.token_ids) for turn in self.turns))
+
+    @property
+    def logprobs(self) -> tuple[float, ...]:
+        """[T] log-probabilities of `token_ids` as they were sampled; 0 for the tokens of observations."""
+        return tuple(chain.from_iterable((*(0.0,) * len(_observed(turn)), *turn.logprobs) for turn in self.turns))
+
+    @property
+    def loss_mask(self) -> tuple[bool, ...]:
+        """[T] True where the policy sampled the token, False where the environment put it."""
+        masks = ((False,) * len(_observed(turn)) + (True,) * len(turn.token_ids) for turn in self.turns)
+        return tuple(chain.from_iterable(masks))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the policy sampled, over all turns: what a rollout's length is everywhere."""
+        return sum(len(turn.token_ids) for turn in self.turns)
+
+    @property
+    def text(self) -> str:
+        """The last turn's: the answer, which verifiers read."""
+        return self.turns[-1].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """The last turn's."""
+        return self.turns[-1].finish_reason
+
+    @property
+    def generator_id(self) -> str:
+        """The last turn's: its cache holds the whole context."""
+        return self.turns[-1].generator_id
+
+    @property
+    def policy_version(self) -> int:
+        """The oldest of the turns'."""
+        return min(turn.policy_version for turn in self.turns)
+
+    @property
+    def seconds(self) -> float:
+        """Over all turns, without the environment's own."""
+        return sum(turn.seconds for turn in self.turns)
+
+    def then(self, observation: Observation, drawn: "Rollout") -> "Rollout":
+        """This rollout with one more turn: `drawn` is what a generator sampled after the observation."""
+        (turn,) = drawn.turns
+        return replace(self, turns=(*self.turns, replace(turn, observation=observation)))
+
+
+def _observed(turn: Turn) -> tuple[int, ...]:
+    return turn.observation.token_ids if turn.observation else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +292,13 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True)
 class TrainSample:
-    """One sequence for the learner; per-token fields are over the response only."""
+    """One sequence for the learner; per-token fields are over the response only.
+
+    Of a rollout of two turns with an observation of one token between them:
+
+        TrainSample("aime-17", prompt_ids=(5, 6), response_ids=(23, 2, 7, 24, 2), logprobs=(-.9, 0., 0., -.3, -.01),
+                    advantages=(.5,) * 5, loss_mask=(True, True, False, True, True), policy_version=3)
+    """
 
     prompt_id: str
     prompt_ids: tuple[int, ...]
@@ -209,7 +309,14 @@ class TrainSample:
     """[T] log-probabilities that the generator sampled with."""
     advantages: tuple[float, ...]
     """[T]"""
+    loss_mask: tuple[bool, ...]
+    """[T] True where the policy sampled the token. The others are context: they count in no loss, mean or length."""
     policy_version: int
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens that the policy sampled: the sample's length in aggregation and metrics."""
+        return sum(self.loss_mask)
 
 
 @dataclass(frozen=True, slots=True)

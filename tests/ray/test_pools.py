@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import ray
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.actors.placement import reserve
 from v05ray.actors.rewards import RayRewardPool, RewardActor
 from v05ray.actors.value import ValueActor, predictors
@@ -17,7 +17,7 @@ from v05ray.types import Rollout, SupportExample
 
 
 def rollout(text: str, index: int = 0) -> Rollout:
-    return Rollout("p", index, text, (1,), (-0.1,), "stop", 0, "g", 0.0)
+    return one_turn("p", index, text, (1,), (-0.1,), "stop", 0, "g", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ class GroupView:
             prompt_id=group.prompt.prompt_id,
             rewards=group.rewards,
             prior=group.prior.value if group.prior else None,
-            lengths=tuple(len(one.rollout.token_ids) for one in group.scored),
+            lengths=tuple(one.rollout.num_tokens for one in group.scored),
             greedy_reward=group.greedy.reward if group.greedy else None,
             num_cold_start=cold_start.num_rollouts if isinstance(cold_start, Draw) else None,
         )

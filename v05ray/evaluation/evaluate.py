@@ -20,8 +20,9 @@ from math import comb, sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from v05ray.environments import play_out
 from v05ray.errors import ConfigError
-from v05ray.ports import RewardPool
+from v05ray.ports import Environment
 from v05ray.rewards.votes import answer_key, canonical
 from v05ray.seeding import derive_seed
 from v05ray.tracking.naming import name_part
@@ -38,7 +39,7 @@ from v05ray.types import (
 )
 
 DrawFunction = Callable[[DrawRequest], Awaitable[list[Rollout]]]
-"""All rollouts of a request, in the order of its sample indices; `Scheduler.draw` and `Generator.draw` are such."""
+"""All rollouts of a request, one turn each, in the order of its sample indices: `Scheduler.draw`, `Generator.draw`."""
 
 Kind = Literal["greedy", "sampled"]
 Draw = tuple[str, Kind]
@@ -98,7 +99,7 @@ class EvalReport:
 async def evaluate(
     prompts: Sequence[Prompt],
     draw: DrawFunction,
-    rewards: RewardPool,
+    environment: Environment,
     *,
     samples_per_prompt: int,
     sampling: Sampling,
@@ -110,6 +111,8 @@ async def evaluate(
 ) -> EvalReport:
     """One greedy response and `samples_per_prompt` (>= 0) sampled ones per prompt, all drawn and scored concurrently.
 
+    `environment` takes each to its end, over as many turns as it wants; a row has the last turn's text and finish
+    reason.
     The seeds of samples depend on `seed` and the prompt but not on `step`: two evaluations of a run differ by the
     policy alone. `known` holds rows of an earlier, interrupted evaluation of the same: they are not drawn again. `keep`
     gets the rows of each new draw once all of them are scored. When it is cancelled, or one draw fails, what was drawn
@@ -125,7 +128,7 @@ async def evaluate(
     async with asyncio.TaskGroup() as tasks:
         jobs = [
             tasks.create_task(
-                _prompt_rows(prompt, kind, request, draw, rewards, step, (known or {}).get, keep, finish_s)
+                _prompt_rows(prompt, kind, request, draw, environment, step, (known or {}).get, keep, finish_s)
             )
             for prompt in prompts
             for kind, request in _requests(prompt, samples_per_prompt, sampling, seed)
@@ -151,7 +154,7 @@ async def _prompt_rows(
     kind: Kind,
     request: DrawRequest,
     draw: DrawFunction,
-    rewards: RewardPool,
+    environment: Environment,
     step: int,
     known: Callable[[Draw], Sequence[EvalRow] | None],
     keep: Callable[[Sequence[EvalRow]], object],
@@ -160,7 +163,7 @@ async def _prompt_rows(
     if (earlier := known((prompt.prompt_id, kind))) is not None:
         return list(earlier)
     rollouts = await draw(request)
-    judging = asyncio.ensure_future(_judged(prompt, kind, rollouts, rewards, step, keep))
+    judging = asyncio.ensure_future(_judged(prompt, kind, request, rollouts, draw, environment, step, keep))
     try:
         return await asyncio.shield(judging)
     except asyncio.CancelledError:
@@ -173,12 +176,14 @@ async def _prompt_rows(
 async def _judged(
     prompt: Prompt,
     kind: Kind,
+    request: DrawRequest,
     rollouts: Sequence[Rollout],
-    rewards: RewardPool,
+    draw: DrawFunction,
+    environment: Environment,
     step: int,
     keep: Callable[[Sequence[EvalRow]], object],
 ) -> list[EvalRow]:
-    scored = await asyncio.gather(*(rewards.score(prompt, rollout) for rollout in rollouts))
+    scored = await play_out(prompt, request, rollouts, environment, lambda later, holder: draw(later))
     rows = [_row(prompt, one, kind, step) for one in scored]
     keep(rows)
     return rows
@@ -196,7 +201,7 @@ def _row(prompt: Prompt, scored: ScoredRollout, kind: Kind, step: int) -> EvalRo
         answer_key=answer_key(rollout.text),
         reward=scored.reward,
         verdict=scored.verdict,
-        num_tokens=len(rollout.token_ids),
+        num_tokens=rollout.num_tokens,
         finish_reason=rollout.finish_reason,
         policy_version=rollout.policy_version,
         verifier=scored.verifier,

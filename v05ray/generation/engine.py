@@ -27,7 +27,7 @@ import psutil
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.errors import ConfigError
 from v05ray.generation.parts import check_parts
-from v05ray.types import DrawRequest, Rollout, Sampling
+from v05ray.types import DrawRequest, Rollout, Sampling, Turn
 from v05ray.weights import Bucket, WeightsError, check_bundle
 
 if TYPE_CHECKING:
@@ -207,9 +207,7 @@ class Engine:
             )
 
     def _rollout(self, draw: _Draw, position: int, output: "Output", seconds: float) -> Rollout:
-        return Rollout(
-            prompt_id=draw.request.prompt_id,
-            sample_index=draw.request.sample_indices[position],
+        turn = Turn(
             text=self._running.decode(output),
             token_ids=output.token_ids,
             logprobs=output.logprobs,
@@ -218,6 +216,7 @@ class Engine:
             generator_id=self._id,
             seconds=seconds,
         )
+        return Rollout(draw.request.prompt_id, draw.request.sample_indices[position], (turn,))
 
     def _submit(self, action: Callable[[], T]) -> "Future[T]":
         future: Future[T] = _running_future()

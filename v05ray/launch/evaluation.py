@@ -13,6 +13,7 @@ from v05ray.actors.start import start_inference
 from v05ray.config import Config
 from v05ray.config.run import SourceSpec
 from v05ray.data.loading import load_prompts
+from v05ray.environments import SingleTurn
 from v05ray.errors import ConfigError
 from v05ray.evaluation.benchmark_sets import BENCHMARKS
 from v05ray.evaluation.evaluate import Draw, EvalReport, EvalRow, Kind, evaluate, summarise
@@ -30,7 +31,7 @@ from v05ray.stopping.exit_codes import ExitCode, StoppedAtOnce
 from v05ray.stopping.stop_signals import Stop, StopSignals
 from v05ray.storage.run_folder import RunFolder, check_output_dir, held
 from v05ray.training.progress import Progress
-from v05ray.types import DrawRequest, Prompt, Rollout, Sampling
+from v05ray.types import Prompt, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -120,21 +121,20 @@ async def _on_actors(
         async with start_inference(config) as (scheduler, rewards):
             progress.evaluation_started(0, len(prompts), num_missing)
 
-            async def draw(request: DrawRequest) -> list[Rollout]:
-                rollouts = await scheduler.draw(request)
+            def keep(rows: Sequence[EvalRow]) -> None:
+                folder.keep(rows)
                 progress.evaluation_drawn()
-                return rollouts
 
             return await evaluate(
                 prompts,
-                draw,
-                rewards,
+                scheduler.draw,
+                SingleTurn(rewards),
                 samples_per_prompt=config.evaluation.samples_per_prompt,
                 sampling=config.evaluation.draws_with(config.sampling),
                 seed=config.run.seed,
                 step=0,
                 known=known,
-                keep=folder.keep,
+                keep=keep,
                 finish_s=_FINISH_S,
             )
 

@@ -1,6 +1,6 @@
 """Train samples to tensors: what one rank computes, in micro-batches of bounded size.
 
-Legend, of a micro-batch: B rows, L padded row length, U positions that predict, N response tokens, S sequences.
+Legend, of a micro-batch: B rows, L padded row length, U positions that predict, N sampled tokens, S sequences.
 
 A row is one prompt with one or more of its responses, laid out as a prefix tree: tokens that several responses share
 (the prompt, and any common beginning) appear once, and each token attends to its own ancestors only:
@@ -12,10 +12,14 @@ A row is one prompt with one or more of its responses, laid out as a prefix tree
 The log-probability of a response's first token is read at the prompt's last position, that of its token j at the node
 of its token j - 1; its last token is a target only. With `share_prefix` off every row has one response: a chain, which
 causal attention handles without a mask. Sharing changes no result, only how often the same hidden state is computed.
+
+Tokens that a sample's `loss_mask` leaves out (an environment put them, see `types.Turn`) are inputs as all others are,
+and never targets: no tensor over N has them, so no loss, penalty or metric counts them.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import torch
@@ -56,7 +60,7 @@ class MicroBatch:
     position_N: Tensor
     """int64 index in [0, U): predictor_U[position_N] is where the token's own distribution is read."""
     target_N: Tensor
-    """int64 token ids of the responses."""
+    """int64 ids of the sampled tokens."""
     sampled_N: Tensor
     """float32 log-probabilities under the sampler."""
     advantages_N: Tensor
@@ -81,17 +85,23 @@ def _common_prefix(left: np.ndarray, right: np.ndarray) -> int:
 
 
 def has_gradient(sample: TrainSample) -> bool:
-    """False if every advantage is 0: such a sample counts in means, but its policy gradient is 0."""
-    return any(advantage != 0.0 for advantage in sample.advantages)
+    """False if every sampled token's advantage is 0: the sample counts in means, but its policy gradient is 0."""
+    return any(advantage != 0.0 for advantage in compress(sample.advantages, sample.loss_mask))
 
 
 def check(sample: TrainSample) -> None:
-    """Raises ValueError unless the sample has a prompt, a response, and one log-probability and advantage per token."""
-    num_tokens, num_logprobs, num_advantages = map(len, (sample.response_ids, sample.logprobs, sample.advantages))
-    if not sample.prompt_ids or not num_tokens or not num_tokens == num_logprobs == num_advantages:
+    """Raises ValueError unless the sample has a prompt, a sampled token, and as many of each per-token field."""
+    num_tokens, *others = map(len, (sample.response_ids, sample.logprobs, sample.advantages, sample.loss_mask))
+    if not sample.prompt_ids or not num_tokens or any(number != num_tokens for number in others):
         raise ValueError(
             f"train sample of prompt {sample.prompt_id!r}: {len(sample.prompt_ids)} prompt and {num_tokens} response "
-            f"tokens, {num_logprobs} log-probabilities, {num_advantages} advantages; the last three must agree"
+            f"tokens, {others[0]} log-probabilities, {others[1]} advantages, {others[2]} mask values; the last four "
+            "must agree"
+        )
+    if not sample.num_sampled:
+        raise ValueError(
+            f"train sample of prompt {sample.prompt_id!r}: its mask leaves out all {num_tokens} response tokens; give "
+            "only rollouts in which the policy sampled one"
         )
 
 
@@ -250,13 +260,16 @@ def collate(rows: Sequence[Row], aggregation: Aggregation) -> MicroBatch:
         ids_BL[b, : len(tree.tokens)] = tree.tokens
         positions_BL[b, : len(tree.depths)] = tree.depths
     samples = [sample for row in rows for sample in row.samples]
-    lengths = torch.tensor([len(sample.response_ids) for sample in samples])
-    weights = torch.tensor([token_weight(aggregation, len(sample.response_ids)) for sample in samples])
-    predictor_N = np.concatenate([b * length + path for b, tree in enumerate(trees) for path in tree.predictors])
+    lengths = torch.tensor([sample.num_sampled for sample in samples])
+    weights = torch.tensor([token_weight(aggregation, sample.num_sampled) for sample in samples])
+    paths = [b * length + path for b, tree in enumerate(trees) for path in tree.predictors]
+    masks = [np.asarray(sample.loss_mask) for sample in samples]
+    predictor_N = np.concatenate([path[mask] for path, mask in zip(paths, masks, strict=True)])
     predictor_U, position_N = np.unique(predictor_N, return_inverse=True)
 
     def flat(values: Iterable[Sequence[float]], dtype: torch.dtype) -> Tensor:
-        return torch.tensor([value for row in values for value in row], dtype=dtype)
+        pairs = zip(values, samples, strict=True)
+        return torch.tensor([one for row, sample in pairs for one in compress(row, sample.loss_mask)], dtype=dtype)
 
     return MicroBatch(
         input_ids_BL=torch.from_numpy(ids_BL),

@@ -202,7 +202,9 @@ def make_small(settings: Any) -> None:
 def _batch(responses: Sequence[tuple[int, ...]], *, share_prefix: bool) -> tuple[MicroBatch, list[tuple[int, ...]]]:
     """One batch of responses of one prompt, and the order in which their tokens come."""
     samples = [
-        TrainSample("probe", PROMPT, response, (0.0,) * len(response), (1.0,) * len(response), 0)
+        TrainSample(
+            "probe", PROMPT, response, (0.0,) * len(response), (1.0,) * len(response), (True,) * len(response), 0
+        )
         for response in responses
     ]
     rows = make_rows(samples, 1 << 20, share_prefix=share_prefix)

@@ -138,7 +138,7 @@ class Learner:
         for index in range(max(len(share) for share in shares)):
             # A rank with fewer micro-batches runs dummies: ZeRO's collectives need equally many passes everywhere.
             self._run(self._collate(mine[index]) if index < len(mine) else dummy_micro_batch())
-        self._size += BatchSize(sum(len(sample.response_ids) for sample in samples), len(samples))
+        self._size += BatchSize(sum(sample.num_sampled for sample in samples), len(samples))
         self._num_calls += 1
         self._num_skipped += 0 if self._penalises else sum(not has_gradient(sample) for sample in samples)
         rows = [row for share in shares for batch in share for row in batch]
@@ -186,8 +186,8 @@ class Learner:
     def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> dict[int, list[float]]:
         """Collective, and with the same samples on every rank. Changes nothing.
 
-        This rank's share: index of the sample -> [T] log-probability of each response token, at the sampling
-        temperature. `share_prefix` as in the config, or not.
+        This rank's share: index of the sample -> log-probability of each sampled token (see `loss_mask`), at the
+        sampling temperature. `share_prefix` as in the config, or not.
         """
         index = {id(sample): i for i, sample in enumerate(samples)}
         budget = self._config.micro_batch_tokens
@@ -199,7 +199,7 @@ class Learner:
             batch = (self._collate(rows) if rows else dummy_micro_batch()).to(self._device)
             logp_N, _ = self._engine(*arguments(batch))
             in_order = [sample for row in rows for sample in row.samples]
-            pieces = logp_N.cpu().split([len(sample.response_ids) for sample in in_order]) if rows else ()
+            pieces = logp_N.cpu().split([sample.num_sampled for sample in in_order]) if rows else ()
             found |= {index[id(s)]: piece.tolist() for s, piece in zip(in_order, pieces, strict=True)}
         return found
 

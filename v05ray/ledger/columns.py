@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from v05ray.ledger.recorded import RecordedGroup, RecordedRollout
-from v05ray.types import ComponentScore, Decision, Draw, Prior, RolloutGroup, Stop
+from v05ray.ledger.recorded import RecordedGroup, RecordedRollout, RecordedTurn
+from v05ray.types import ComponentScore, Decision, Draw, Prior, RolloutGroup, Stop, Turn
 
 GREEDY_INDEX = -1
 FORMAT_VERSION = 2
@@ -15,10 +15,24 @@ FORMAT_VERSION = 2
 
     1   the options of rule and estimator as they were written, and the repaired prior alone
     2   the options with their defaults; the answer that each prior was made of, and the settings of its repair
+
+Rollouts of several turns have the column `turns` besides; files of steps without any lack it.
 """
 
 COMPONENT = [("label", pa.string()), ("reward", pa.float64()), ("verdict", pa.string())]
 """A `types.ComponentScore`."""
+TURN = [
+    ("observation", pa.string()),  # null in a rollout's first turn
+    ("observation_tokens", pa.int32()),
+    ("response", pa.string()),
+    ("num_tokens", pa.int32()),  # sampled by the policy
+    ("logprob_sum", pa.float64()),
+    ("finish_reason", pa.string()),
+    ("policy_version", pa.int64()),
+    ("generator_id", pa.string()),
+    ("seconds", pa.float64()),
+]
+"""A `types.Turn`."""
 
 ROLLOUT_SCHEMA = pa.schema(
     [
@@ -30,12 +44,12 @@ ROLLOUT_SCHEMA = pa.schema(
         ("source", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("sample_index", pa.int32()),  # GREEDY_INDEX for the temperature-0 rollout that some estimators need
-        ("response", pa.string()),
+        ("response", pa.string()),  # the last turn's
         ("reward", pa.float64()),
         ("verdict", pa.string()),
-        ("num_tokens", pa.int32()),
-        ("logprob_sum", pa.float64()),  # nats, of the whole response under the sampling distribution
-        ("finish_reason", pa.string()),
+        ("num_tokens", pa.int32()),  # sampled by the policy, over all turns
+        ("logprob_sum", pa.float64()),  # nats, of those tokens under the sampling distribution
+        ("finish_reason", pa.string()),  # the last turn's
         ("policy_version", pa.int64()),
         ("generator_id", pa.string()),
         ("seconds", pa.float64()),
@@ -44,6 +58,7 @@ ROLLOUT_SCHEMA = pa.schema(
         ("extracted", pa.string()),  # the answer that the verifier read; null where it found none
         ("message", pa.string()),  # why there is no verdict, or why it is not correct where the verifier says so
         ("components", pa.list_(pa.struct(COMPONENT))),  # one of each of several verifiers; empty where there is one
+        ("turns", pa.list_(pa.struct(TURN))),  # each of several turns; empty, or no column at all, where there is one
     ],
     metadata={"v05ray.ledger.version": str(FORMAT_VERSION)},
 )
@@ -74,6 +89,14 @@ SCHEMAS = {"rollouts": ROLLOUT_SCHEMA, "decisions": DECISION_SCHEMA}
 """Kind of file to its columns."""
 
 
+def rollout_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of `ROLLOUT_SCHEMA`; without `turns` where each has one, so that most files do not carry its nine parts."""
+    schema = ROLLOUT_SCHEMA
+    if not any(row["turns"] for row in rows):
+        schema = schema.remove(schema.get_field_index("turns"))
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
 def rollout_rows(
     step: int, groups: Sequence[RolloutGroup], advantages: Mapping[str, Sequence[float]]
 ) -> Iterable[dict[str, Any]]:
@@ -100,7 +123,7 @@ def rollout_rows(
                 "response": rollout.text,
                 "reward": scored.reward,
                 "verdict": scored.verdict,
-                "num_tokens": len(rollout.token_ids),
+                "num_tokens": rollout.num_tokens,
                 "logprob_sum": sum(rollout.logprobs),
                 "finish_reason": rollout.finish_reason,
                 "policy_version": rollout.policy_version,
@@ -111,7 +134,22 @@ def rollout_rows(
                 "extracted": scored.extracted,
                 "message": scored.message,
                 "components": [asdict(one) for one in scored.components],
+                "turns": [_turn_row(turn) for turn in rollout.turns] if len(rollout.turns) > 1 else [],
             }
+
+
+def _turn_row(turn: Turn) -> dict[str, Any]:
+    return {
+        "observation": turn.observation.text if turn.observation else None,
+        "observation_tokens": len(turn.observation.token_ids) if turn.observation else 0,
+        "response": turn.text,
+        "num_tokens": len(turn.token_ids),
+        "logprob_sum": sum(turn.logprobs),
+        "finish_reason": turn.finish_reason,
+        "policy_version": turn.policy_version,
+        "generator_id": turn.generator_id,
+        "seconds": turn.seconds,
+    }
 
 
 def decision_rows(step: int, groups: Sequence[RolloutGroup]) -> Iterable[dict[str, Any]]:
@@ -169,9 +207,10 @@ def recorded_group(step: int, decided: list[dict[str, Any]], drawn: list[dict[st
 
 
 def _rollout(row: Mapping[str, Any]) -> RecordedRollout:
-    names = [name for name in RecordedRollout.__slots__ if name != "components"]
+    names = [name for name in RecordedRollout.__slots__ if name not in ("components", "turns")]
     components = tuple(ComponentScore(**one) for one in row["components"] or ())
-    return RecordedRollout(**{name: row[name] for name in names}, components=components)
+    turns = tuple(RecordedTurn(**one) for one in row["turns"] or ())
+    return RecordedRollout(**{name: row[name] for name in names}, components=components, turns=turns)
 
 
 def _decision(row: Mapping[str, Any]) -> Decision:

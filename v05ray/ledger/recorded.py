@@ -11,8 +11,28 @@ from v05ray.types import ComponentScore, Decision, Draw, Prior, Stop
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedTurn:
+    """One turn of a rollout of several, as the ledger keeps it; see `types.Turn`."""
+
+    observation: str | None
+    """What the policy was shown before; None for the first turn, which answers the prompt."""
+    observation_tokens: int
+    response: str
+    num_tokens: int
+    """Those that the policy sampled."""
+    logprob_sum: float
+    finish_reason: str
+    policy_version: int
+    generator_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedRollout:
-    """A scored rollout as the ledger keeps it: counts and sums instead of token ids."""
+    """A scored rollout as the ledger keeps it: counts and sums instead of token ids.
+
+    Of several turns, `response` and `finish_reason` are the last one's, counts and sums are over all of them.
+    """
 
     sample_index: int
     response: str
@@ -33,6 +53,8 @@ class RecordedRollout:
     """Why there was no verdict."""
     components: tuple[ComponentScore, ...] = ()
     """Of several verifiers each one's score; empty in ledgers of earlier versions."""
+    turns: tuple[RecordedTurn, ...] = ()
+    """Of a rollout of several turns each one; empty where there was one."""
 
 
 @dataclass(frozen=True, slots=True)

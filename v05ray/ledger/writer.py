@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from v05ray.ledger.columns import DECISION_SCHEMA, FORMAT_VERSION, ROLLOUT_SCHEMA, decision_rows, rollout_rows
+from v05ray.ledger.columns import DECISION_SCHEMA, FORMAT_VERSION, decision_rows, rollout_rows, rollout_table
 from v05ray.ledger.folder import SUPERSEDED, LedgerError, read_marker, step_markers, superseded_folders
 from v05ray.storage import durable
 from v05ray.types import RolloutGroup
@@ -61,7 +61,7 @@ class LedgerWriter:
             twice = sorted({name for name in identifiers if identifiers.count(name) > 1})
             raise ValueError(f"step {step} has more than one group of prompt {twice[0]!r}")
         tables = {
-            "rollouts": pa.Table.from_pylist(list(rollout_rows(step, groups, advantages)), schema=ROLLOUT_SCHEMA),
+            "rollouts": rollout_table(list(rollout_rows(step, groups, advantages))),
             "decisions": pa.Table.from_pylist(list(decision_rows(step, groups)), schema=DECISION_SCHEMA),
         }
         meta_text = json.dumps(dict(meta), allow_nan=False)

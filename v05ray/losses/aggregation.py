@@ -17,7 +17,7 @@ from v05ray.recipes import Aggregation
 
 
 def token_weight(aggregation: Aggregation, response_length: int) -> float:
-    """Weight in (0, 1] of each token loss of a sequence with `response_length` >= 1 tokens; else `ValueError`.
+    """Weight in (0, 1] of each token loss of a sequence with `response_length` >= 1 sampled tokens; else `ValueError`.
 
     >>> token_weight("sequence_mean", 4), token_weight("token_mean", 4)
     (0.25, 1.0)
@@ -36,7 +36,7 @@ class BatchSize:
     """
 
     num_tokens: int = 0
-    """Response tokens, those of zero-advantage sequences included."""
+    """Sampled tokens, those of zero-advantage sequences included."""
     num_sequences: int = 0
 
     def __add__(self, other: "BatchSize") -> "BatchSize":

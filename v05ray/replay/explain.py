@@ -61,13 +61,15 @@ def tell(group: RecordedGroup, meta: Mapping[str, Any], position: int, num_promp
     shown = 0
     for decision in group.decisions:
         for rollout in group.rollouts[shown : decision.num_scored]:
-            yield f"    {_rollout(rollout)}"
+            yield from (f"    {line}" for line in _rollout(rollout))
         shown = max(shown, decision.num_scored)
         yield from (f"  {line}" for line in _decision(decision, meta, num_prompts))
     for rollout in group.rollouts[shown:]:
-        yield f"    {_rollout(rollout)}"
+        yield from (f"    {line}" for line in _rollout(rollout))
     if group.greedy is not None:
-        yield f"  greedy (outside the budget): {_rollout(group.greedy)}"
+        first, *turns = _rollout(group.greedy)
+        yield f"  greedy (outside the budget): {first}"
+        yield from (f"    {line}" for line in turns)
     yield from (f"  {line}" for line in _advantages(group, meta))
 
 
@@ -82,17 +84,24 @@ def _short(text: str) -> str:
     return textwrap.shorten(text, _LONGEST_TEXT, placeholder=" ...")
 
 
-def _rollout(rollout: RecordedRollout) -> str:
+def _rollout(rollout: RecordedRollout) -> Iterator[str]:
+    """A line for the rollout, and one for each turn where there are several."""
     advantage = "" if rollout.advantage is None else f", advantage {rollout.advantage:+.4f}"
     read = "" if rollout.extracted is None else f", answer {textwrap.shorten(rollout.extracted, 40)!r}"
     read += "".join(f", {one.label} {one.reward:+g}" for one in rollout.components)
     read += f", {rollout.message}" if rollout.message else ""
-    return (
+    yield (
         f"rollout {rollout.sample_index}: reward {rollout.reward:+g} ({rollout.verdict}{read}), "
         f"{rollout.num_tokens} tokens, {rollout.finish_reason}, log-prob {rollout.logprob_sum:.2f}, "
         f"{rollout.generator_id} at version {rollout.policy_version}, {rollout.seconds:.2f} s{advantage}: "
         f"{textwrap.shorten(rollout.response, 60)!r}"
     )
+    for number, turn in enumerate(rollout.turns, 1):
+        after = f" after {textwrap.shorten(turn.observation, 60)!r}" if turn.observation is not None else ""
+        yield (
+            f"  turn {number}: {turn.num_tokens} tokens, {turn.finish_reason}, log-prob {turn.logprob_sum:.2f}, "
+            f"{turn.generator_id}, {turn.seconds:.2f} s: {textwrap.shorten(turn.response, 60)!r}{after}"
+        )
 
 
 def _decision(decision: Decision, meta: Mapping[str, Any], num_prompts: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from v05ray.config import RewardsConfig, VerifierSpec
 from v05ray.rewards.by_source import take_apart
 from v05ray.rewards.pool import VerifierPool
-from v05ray.types import FAILURES, Prompt, Rollout, ScoredRollout
+from v05ray.types import FAILURES, Prompt, Rollout, ScoredRollout, Turn
 
 _FORMS = {"math": "\\boxed{{{}}}", "reasoning_gym": "<answer>{}</answer>"}
 """How a response gives its answer, by the verifier that reads it; elsewhere it is the answer alone."""
@@ -40,7 +40,7 @@ def dry_verdicts(config: RewardsConfig, prompts: Sequence[Prompt]) -> list[Score
 
 def _reference_of(prompt: Prompt, verifier: VerifierSpec) -> Rollout:
     text = _FORMS.get(verifier.singles[0].name, "{}").format(prompt.answer)
-    return Rollout(prompt.prompt_id, 0, text, (), (), "stop", 0, "", 0.0)
+    return Rollout(prompt.prompt_id, 0, (Turn(text, (), (), "stop", 0, "", 0.0),))
 
 
 def described(prompt: Prompt, scored: ScoredRollout) -> str:

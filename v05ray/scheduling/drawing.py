@@ -5,12 +5,12 @@ produce, several shards do it, each with generators of its own (`Shards`): the s
 draws alone, and still decides by itself, so any number of shards gives the same decisions and one global halt.
 """
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from v05ray.ports import Generator, Held, RewardPool, Weights
+from v05ray.environments import SingleTurn, play_out
+from v05ray.ports import Environment, Generator, Held, RewardPool, Weights
 from v05ray.scheduling.generators import GeneratorPool, Life
 from v05ray.scheduling.scaling import Load
 from v05ray.stopping.outstanding import WatchedRewards
@@ -58,7 +58,10 @@ class Drawing(Protocol):
     async def draw_scored(
         self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
     ) -> list[ScoredRollout]:
-        """The request's rollouts in order, all scored. `prefer` names the generator that holds the prompt's prefix."""
+        """The request's rollouts in order, each played to its end and scored.
+
+        `prefer` names the generator that holds the prompt's prefix.
+        """
         ...
 
     async def abort(self, prompt_id: str) -> None:
@@ -81,8 +84,15 @@ class Drawing(Protocol):
 class LocalDrawing:
     """Implements `Drawing` in this process."""
 
-    def __init__(self, pool: GeneratorPool, rewards: RewardPool) -> None:
+    def __init__(
+        self,
+        pool: GeneratorPool,
+        rewards: RewardPool,
+        make_environment: Callable[[RewardPool], Environment] = SingleTurn,
+    ) -> None:
+        """`make_environment` gets the verifiers; what it makes decides when a rollout ends."""
         self._pool, self._rewards = pool, WatchedRewards(rewards)
+        self._environment = make_environment(self._rewards)
 
     @property
     def version(self) -> int:
@@ -108,9 +118,13 @@ class LocalDrawing:
     async def draw_scored(
         self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
     ) -> list[ScoredRollout]:
-        """Draws, then scores all rollouts together."""
+        """Draws all first turns together; then each rollout takes its own way to its end."""
         rollouts = await self._pool.draw(request, prefer=prefer)
-        return list(await asyncio.gather(*(self._rewards.score(prompt, rollout) for rollout in rollouts)))
+
+        async def draw(later: DrawRequest, holder: str) -> list[Rollout]:
+            return await self._pool.draw(later, prefer=holder)
+
+        return await play_out(prompt, request, rollouts, self._environment, draw)
 
     async def abort(self, prompt_id: str) -> None:
         """Ends a prompt's work."""

@@ -166,7 +166,7 @@ class GeneratorPool:
         self._meter.asked(work)
         try:
             rollouts = await self._draw(request, prefer, work)
-            num_tokens = sum(len(request.token_ids) + len(rollout.token_ids) for rollout in rollouts)
+            num_tokens = sum(len(request.token_ids) + rollout.num_tokens for rollout in rollouts)
         finally:
             self._meter.ended(work, num_tokens, len(request.sample_indices))
         return rollouts

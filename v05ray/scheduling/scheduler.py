@@ -182,7 +182,7 @@ class _BatchRun:
         state.scored.extend(scored)
         for one in scored:
             self._carry_out(
-                self._machine.observe(state.prompt.prompt_id, one.reward, num_tokens=len(one.rollout.token_ids))
+                self._machine.observe(state.prompt.prompt_id, one.reward, num_tokens=one.rollout.num_tokens)
             )
 
     async def _draw_greedy(self, state: _Open) -> None:

@@ -131,6 +131,7 @@ async def _draw(
             rollout.token_ids,
             rollout.logprobs,
             (0.0,) * len(rollout.token_ids),
+            rollout.loss_mask,
             rollout.policy_version,
         )
         for prompt, rollouts in zip(chosen, drawn, strict=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
+from v05ray.environments import SingleTurn
 from v05ray.evaluation.evaluate import EvalReport, evaluate
 from v05ray.evaluation.responses import write_responses
 from v05ray.ledger import LedgerWriter
@@ -202,11 +203,12 @@ class Trainer:
                 report = await evaluate(
                     self._eval_prompts,
                     self._evaluation_draw,
-                    self._rewards,
+                    SingleTurn(self._rewards),
                     samples_per_prompt=self._config.evaluation.samples_per_prompt,
                     sampling=sampling,
                     seed=self._config.run.seed,
                     step=self.state.step,
+                    keep=lambda rows: self._progress.evaluation_drawn(),
                 )
             await self._keep_responses(report)
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
@@ -226,7 +228,6 @@ class Trainer:
     async def _evaluation_draw(self, request: DrawRequest) -> list[Rollout]:
         rollouts = await self._roles.scheduler.draw(request)
         self._watchdog.progressed()
-        self._progress.evaluation_drawn()
         return rollouts
 
     async def _checkpoint(self, scheduler: Mapping[str, Any] | None = None) -> None:

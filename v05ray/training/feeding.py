@@ -51,7 +51,7 @@ class Feeder:
 
 
 def train_samples(group: RolloutGroup, computed: Advantages) -> list[TrainSample]:
-    """One sample per rollout that is to be trained on, its advantage on every token of the response."""
+    """One sample per rollout that is to be trained on, its advantage on every token, its observations masked out."""
     return [
         TrainSample(
             prompt_id=group.prompt.prompt_id,
@@ -59,6 +59,7 @@ def train_samples(group: RolloutGroup, computed: Advantages) -> list[TrainSample
             response_ids=one.rollout.token_ids,
             logprobs=one.rollout.logprobs,
             advantages=(value,) * len(one.rollout.token_ids),
+            loss_mask=one.rollout.loss_mask,
             policy_version=one.rollout.policy_version,
         )
         for index, (one, value) in enumerate(zip(group.scored, computed.values, strict=True))

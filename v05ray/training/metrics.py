@@ -53,7 +53,7 @@ class Totals:
 
 
 def _lengths(groups: Sequence[RolloutGroup]) -> list[int]:
-    return [len(one.rollout.token_ids) for group in groups for one in group.scored]
+    return [one.rollout.num_tokens for group in groups for one in group.scored]
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -114,7 +114,7 @@ class Progress:
         self._started = self._last_line = self._clock()
 
     def evaluation_drawn(self) -> None:
-        """One more of its requests is answered; where there is no live line, that is said from time to time."""
+        """One more of its requests is drawn and scored; where there is no live line, that is said from time to time."""
         self._num_drawn += 1
         self._activity = f"evaluating: {self._num_drawn} of {self._num_draws} draws"
         now = self._clock()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from v05ray.storage import durable
-from v05ray.types import RolloutGroup, ScoredRollout
+from v05ray.types import Rollout, RolloutGroup, ScoredRollout
 
 
 def write_samples(path: Path, step: int, groups: Sequence[RolloutGroup], *, num_rollouts: int) -> None:
@@ -18,7 +18,7 @@ def write_samples(path: Path, step: int, groups: Sequence[RolloutGroup], *, num_
             f"## {group.prompt.prompt_id}\n\n"
             f"prior {prior}; {len(group.scored)} rollouts, stopped: {group.stop.reason}; rewards {rewards}\n\n"
             f"question:\n\n{_quoted(group.prompt.text)}\n\nreference: `{group.prompt.answer}`\n\n"
-            f"first response ({_verdict(first)}):\n\n{_quoted(first.rollout.text)}\n"
+            f"first response ({_verdict(first)}):\n\n{_turns(first.rollout)}\n"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     durable.replace_text(path, "\n".join(parts))
@@ -28,6 +28,16 @@ def _verdict(scored: ScoredRollout) -> str:
     read = "" if scored.extracted is None else f", answer read: `{scored.extracted}`"
     scores = "".join(f", {one.label} {one.reward:+g}" for one in scored.components)
     return f"{scored.verdict}{read}{scores}{f', {scored.message}' if scored.message else ''}"
+
+
+def _turns(rollout: Rollout) -> str:
+    """The response; of several turns each one's, with what the environment answered between them."""
+    parts = []
+    for turn in rollout.turns:
+        if turn.observation is not None:
+            parts.append(f"then it was shown:\n\n{_quoted(turn.observation.text)}\n\nand responded:")
+        parts.append(_quoted(turn.text))
+    return "\n\n".join(parts)
 
 
 def _quoted(text: str) -> str:

@@ -226,7 +226,7 @@ class Stepper:
         rollouts = rollout_metrics(groups, values)
         for stage, seconds in clock.seconds.items():
             self._state.seconds[stage] = self._state.seconds.get(stage, 0.0) + seconds
-        tokens = sum(len(one.rollout.token_ids) for group in groups for one in group.scored)
+        tokens = sum(one.rollout.num_tokens for group in groups for one in group.scored)
         return StepReport(
             self._state.step,
             self._state.step,

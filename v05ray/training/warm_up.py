@@ -34,5 +34,5 @@ async def measure_speed(
     start = time.perf_counter()
     drawn = await asyncio.gather(*(draw(request(prompt)) for prompt in chosen))
     seconds = time.perf_counter() - start
-    num_tokens = sum(len(rollout.token_ids) for rollouts in drawn for rollout in rollouts)
+    num_tokens = sum(rollout.num_tokens for rollouts in drawn for rollout in rollouts)
     return Speed(num_tokens / seconds, num_tokens / len(chosen), measured=True) if num_tokens else None

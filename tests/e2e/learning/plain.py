@@ -12,7 +12,7 @@ from v05ray.types import TrainSample
 
 
 class PlainLearner:
-    """The policy loss with a token mean and truncated importance weights, in float32."""
+    """The policy loss with a token mean over sampled tokens and truncated importance weights, in float32."""
 
     def __init__(self, folder: Path, config: LearnerConfig, temperature: float = 1.0) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -51,10 +51,11 @@ class PlainLearner:
             logp = self.logprobs(sample)
             ratio = (logp.detach() - torch.tensor(sample.logprobs)).exp()
             weight = ratio.clamp(max=self._config.importance_cap)
-            total = total - (weight * torch.tensor(sample.advantages) * logp).sum()
+            mask = torch.tensor(sample.loss_mask, dtype=torch.float32)
+            total = total - (mask * weight * torch.tensor(sample.advantages) * logp).sum()
             if self._config.kl_coefficient:
-                total = total + self._config.kl_coefficient * self.penalty(sample).sum()
-        (total / sum(len(sample.response_ids) for sample in samples)).backward()
+                total = total + self._config.kl_coefficient * (mask * self.penalty(sample)).sum()
+        (total / sum(sum(sample.loss_mask) for sample in samples)).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
         self._num_updates += 1
         for group in self._optimiser.param_groups:

@@ -61,6 +61,7 @@ def make_samples(num_prompts: int, seed: int = 0) -> list[TrainSample]:
                     response_ids=tuple(rng.randrange(4, 10) for _ in range(length)),
                     logprobs=tuple(rng.uniform(-6.0, -3.0) for _ in range(length)),
                     advantages=(advantage,) * length,
+                    loss_mask=(True,) * length,
                     policy_version=0,
                 )
             )

@@ -42,7 +42,8 @@ NATS = 1e-4
 def worst(policy: Policy, rollouts: list[Rollout], *, share_prefix: bool) -> float:
     """Largest |learner's - engine's log-probability|, in nats."""
     samples = [
-        TrainSample("p", PROMPT, r.token_ids, r.logprobs, (1.0,) * len(r.token_ids), r.policy_version) for r in rollouts
+        TrainSample("p", PROMPT, r.token_ids, r.logprobs, (1.0,) * r.num_tokens, r.loss_mask, r.policy_version)
+        for r in rollouts
     ]
     batch = collate(make_rows(samples, 1 << 20, share_prefix=share_prefix), "token_mean")
     return (policy(*arguments(batch))[0] - batch.sampled_N).abs().max().item()

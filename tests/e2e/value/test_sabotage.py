@@ -18,7 +18,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from tests.fakes import FakeRewardPool, FakeTracker, response_text, silent_progress
+from tests.fakes import FakeRewardPool, FakeTracker, one_turn, response_text, silent_progress
 from v05ray.config import Config, ValueConfig
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.job.config_files import make_config
@@ -143,7 +143,7 @@ class CoinGenerator:
         for index, seed in zip(request.sample_indices, request.seeds, strict=True):
             solved = random.Random(seed).random() < p
             rollouts.append(
-                Rollout(
+                one_turn(
                     prompt_id=request.prompt_id,
                     sample_index=index,
                     text=response_text(1.0 if solved else -1.0),

@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from tests.fakes import one_turn
 from v05ray import advantages
 from v05ray.advantages import ESTIMATORS, GroupView
 from v05ray.errors import ConfigError
-from v05ray.types import Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
+from v05ray.types import Decision, Draw, Prior, Prompt, RolloutGroup, ScoredRollout, Stop
 
 
 def _groups(seed: int, *, graded: bool = False) -> list[GroupView]:
@@ -118,7 +119,7 @@ def test_an_unknown_name_or_option_is_suggested_away() -> None:
 
 def test_a_sealed_group_becomes_a_view() -> None:
     scored = tuple(
-        ScoredRollout(Rollout("p", i, "", (1,) * (i + 1), (0.0,) * (i + 1), "stop", 0, "g", 0.1), 1.0, "correct")
+        ScoredRollout(one_turn("p", i, "", (1,) * (i + 1), (0.0,) * (i + 1), "stop", 0, "g", 0.1), 1.0, "correct")
         for i in range(3)
     )
     decisions = (

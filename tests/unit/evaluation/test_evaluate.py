@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import fakes
+from v05ray.environments import SingleTurn
 from v05ray.errors import ConfigError
 from v05ray.evaluation.evaluate import evaluate, majority, pass_at_k, summarise
 from v05ray.types import DrawRequest, Rollout
@@ -17,11 +18,11 @@ from v05ray.types import DrawRequest, Rollout
 PROMPTS = [fakes.make_prompt("p1", source="sums"), fakes.make_prompt("p2", source="sums")]
 
 
-async def report_of(prompts, generator, *, samples_per_prompt, seed=0, step=3, rewards=None):
+async def report_of(prompts, generator, *, samples_per_prompt, seed=0, step=3, rewards=None, environment=None):
     return await evaluate(
         prompts,
         generator.draw,
-        rewards or fakes.FakeRewardPool(),
+        environment or SingleTurn(rewards or fakes.FakeRewardPool()),
         samples_per_prompt=samples_per_prompt,
         sampling=fakes.SAMPLING,
         seed=seed,
@@ -132,7 +133,8 @@ async def test_everything_is_drawn_at_once():
         await asyncio.wait_for(everyone.wait(), 5)
         return await generator.draw(request)
 
-    await evaluate(PROMPTS, draw, fakes.FakeRewardPool(), samples_per_prompt=1, sampling=fakes.SAMPLING, seed=0, step=0)
+    environment = SingleTurn(fakes.FakeRewardPool())
+    await evaluate(PROMPTS, draw, environment, samples_per_prompt=1, sampling=fakes.SAMPLING, seed=0, step=0)
 
 
 async def test_refusals_say_what_to_do():
@@ -143,6 +145,19 @@ async def test_refusals_say_what_to_do():
         await report_of([fakes.make_prompt("p1", source="all")], generator, samples_per_prompt=0)
     with pytest.raises(ConfigError, match="samples_per_prompt"):
         await report_of(PROMPTS, generator, samples_per_prompt=-1)
+
+
+async def test_an_environment_of_two_turns_is_played_out_and_its_last_answer_counts():
+    generator = fakes.FakeGenerator({"p1": [1, -1]}, greedy={"p1": 1})
+    environment = fakes.FakeEnvironment(fakes.FakeRewardPool())
+    report = await report_of(PROMPTS[:1], generator, samples_per_prompt=2, environment=environment)
+    assert [(row.kind, row.reward, row.num_tokens) for row in report.rows] == [
+        ("greedy", 1, 6),
+        ("sampled", 1, 6),
+        ("sampled", -1, 6),
+    ]
+    second_turns = [request for request in generator.requests if len(request.token_ids) > 4]
+    assert sorted(request.sampling.temperature for request in second_turns) == [0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import fakes
+from v05ray.environments import SingleTurn
 from v05ray.errors import ConfigError
 from v05ray.evaluation.evaluate import evaluate
 from v05ray.evaluation.responses import EvaluationFolder, read_responses, write_responses
@@ -24,7 +25,7 @@ async def evaluate_into(
     return await evaluate(
         PROMPTS,
         draw or generator.draw,
-        rewards or fakes.FakeRewardPool(),
+        SingleTurn(rewards or fakes.FakeRewardPool()),
         samples_per_prompt=2,
         sampling=fakes.SAMPLING,
         seed=0,

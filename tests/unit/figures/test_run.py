@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.figures.run import (
     Outcome,
     fallback_ranges,
@@ -20,14 +20,14 @@ from v05ray.figures.run import (
     write_figures,
 )
 from v05ray.ledger import LedgerWriter
-from v05ray.types import Decision, Draw, Prior, Rollout, RolloutGroup, ScoredRollout, Stop
+from v05ray.types import Decision, Draw, Prior, RolloutGroup, ScoredRollout, Stop
 
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 4}, "mode": "async"}
 
 
 def group(prompt_id, rewards, prior: float | None = 0.5, *, origin="v0", source="gcd", num_cold=2) -> RolloutGroup:
     scored = tuple(
-        ScoredRollout(Rollout(prompt_id, i, "", (1,), (0.0,), "stop", 0, "g", 0.0), reward, "partial")
+        ScoredRollout(one_turn(prompt_id, i, "", (1,), (0.0,), "stop", 0, "g", 0.0), reward, "partial")
         for i, reward in enumerate(rewards)
     )
     draws = [Draw(prompt_id, num_cold), *([Draw(prompt_id, len(rewards) - num_cold)] if rewards[num_cold:] else [])]

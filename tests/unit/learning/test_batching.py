@@ -9,10 +9,13 @@ from v05ray.learning.batching import Row, collate, dummy_micro_batch, make_rows,
 from v05ray.types import TrainSample
 
 
-def sample(prompt: Sequence[int], response: Sequence[int], advantage: float = 1.0) -> TrainSample:
+def sample(
+    prompt: Sequence[int], response: Sequence[int], advantage: float = 1.0, mask: Sequence[bool] | None = None
+) -> TrainSample:
     size = len(response)
     logprobs = tuple(-0.1 * (i + 1) for i in range(size))
-    return TrainSample("p", tuple(prompt), tuple(response), logprobs, (advantage,) * size, 0)
+    mask = (True,) * size if mask is None else tuple(mask)
+    return TrainSample("p", tuple(prompt), tuple(response), logprobs, (advantage,) * size, mask, 0)
 
 
 def test_a_shared_row_by_hand() -> None:
@@ -31,6 +34,26 @@ def test_a_shared_row_by_hand() -> None:
     assert batch.advantages_N.tolist() == [1, 1, 1, 2, 2, 2, 3]
     assert batch.sampled_N.tolist() == pytest.approx([-0.1, -0.2, -0.3, -0.1, -0.2, -0.3, -0.1])
     assert batch.weight_N.tolist() == [1] * 7
+
+
+def test_a_masked_token_is_an_input_and_never_a_target() -> None:
+    """Prompt 7 8; responses 1 [5 6] 2 3 | 1 [5 6] 2 4 | 1 2, brackets around what an environment put."""
+    masked = [sample([7, 8], [1, 5, 6, 2, last], mask=[True, False, False, True, True]) for last in (3, 4)]
+    (row,) = make_rows([*masked, sample([7, 8], [1, 2])], 100, share_prefix=True)
+    batch = collate([row], "sequence_mean")
+    assert row.num_tokens == 6
+    assert batch.input_ids_BL.tolist() == [[7, 8, 1, 5, 6, 2, 0, 0]]
+    assert batch.target_N.tolist() == [1, 2, 1, 2, 3, 1, 2, 4]
+    assert batch.predictor_U[batch.position_N].tolist() == [1, 2, 1, 4, 5, 1, 4, 5]
+    assert batch.predictor_U.tolist() == [1, 2, 4, 5]  # nothing is predicted where the observation is read
+    assert batch.sampled_N.tolist() == pytest.approx([-0.1, -0.2, -0.1, -0.4, -0.5, -0.1, -0.4, -0.5])
+    assert batch.sequence_N.tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert batch.weight_N.tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 6)
+
+
+def test_advantages_of_masked_tokens_alone_give_no_gradient() -> None:
+    one = TrainSample("p", (7,), (1, 2), (-0.1, 0.0), (0.0, 3.0), (True, False), 0)
+    assert plan([one], 1, 64, share_prefix=True) == [[]]
 
 
 def test_a_branching_row_by_hand() -> None:
@@ -104,10 +127,12 @@ def test_plan_leaves_out_zero_advantages_and_keeps_no_rank_idle() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        TrainSample("p7", (), (1,), (0.0,), (1.0,), 0),
-        TrainSample("p7", (1,), (), (), (), 0),
-        TrainSample("p7", (1,), (1, 2), (0.0,), (1.0, 1.0), 0),
-        TrainSample("p7", (1,), (1, 2), (0.0, 0.0), (0.0,), 0),
+        TrainSample("p7", (), (1,), (0.0,), (1.0,), (True,), 0),
+        TrainSample("p7", (1,), (), (), (), (), 0),
+        TrainSample("p7", (1,), (1, 2), (0.0,), (1.0, 1.0), (True, True), 0),
+        TrainSample("p7", (1,), (1, 2), (0.0, 0.0), (0.0,), (True, True), 0),
+        TrainSample("p7", (1,), (1, 2), (0.0, 0.0), (0.0, 0.0), (True,), 0),
+        TrainSample("p7", (1,), (1, 2), (0.0, 0.0), (0.0, 0.0), (False, False), 0),
     ],
 )
 def test_a_malformed_sample_is_named(bad: TrainSample) -> None:

@@ -8,11 +8,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.fakes import one_turn
 from tests.unit.killing import kill_at_every_point, killed_at_work
 from v05ray.ledger import DECISION_SCHEMA, ROLLOUT_SCHEMA, LedgerError, LedgerReader, LedgerWriter
+from v05ray.ledger.recorded import RecordedTurn
 from v05ray.ledger.writer import link
-from v05ray.types import ComponentScore, Decision, Draw, Prior, Prompt, Rollout, RolloutGroup, ScoredRollout, Stop
+from v05ray.types import ComponentScore, Decision, Draw, Observation, Prior, Prompt, RolloutGroup, ScoredRollout, Stop
 
+LEDGERS = Path(__file__).parents[1] / "ledgers"
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "mode": "async", "halt_fraction": 0.0625}
 
 
@@ -20,7 +23,7 @@ def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1
     """Two cold-start rollouts, one more, stop at three; `mark` tells two recordings of one step apart."""
     scored = tuple(
         ScoredRollout(
-            Rollout(prompt_id, i, f"{mark}answer {i}", (5, 6, 7)[: i + 1], (-0.5,) * (i + 1), "stop", 4, "g0", 0.25),
+            one_turn(prompt_id, i, f"{mark}answer {i}", (5, 6, 7)[: i + 1], (-0.5,) * (i + 1), "stop", 4, "g0", 0.25),
             reward,
             "correct" if reward > 0 else "wrong",
             "math",
@@ -59,6 +62,43 @@ def test_the_scores_of_several_verifiers_come_back(tmp_path):
     assert [rollout.components for rollout in read.rollouts] == [both, (), ()]
 
 
+def test_turns_are_recorded_where_there_are_several(tmp_path):
+    group = make_group()
+    observation = Observation("no, again", (8, 9))
+    longer = group.scored[1].rollout.then(
+        observation, one_turn("p1", 1, "second", (4,), (-0.25,), "length", 5, "g1", 1.0)
+    )
+    scored = (group.scored[0], replace(group.scored[1], rollout=longer), group.scored[2])
+    LedgerWriter(tmp_path).append_step(1, [replace(group, scored=scored)], {}, META)
+    (back,) = LedgerReader(tmp_path).groups(1)
+    assert [rollout.turns for rollout in back.rollouts if rollout.sample_index != 1] == [(), ()]
+    rollout = back.rollouts[1]
+    assert rollout.turns == (
+        RecordedTurn(None, 0, "answer 1", 2, -1.0, "stop", 4, "g0", 0.25),
+        RecordedTurn("no, again", 2, "second", 1, -0.25, "length", 5, "g1", 1.0),
+    )
+    assert (rollout.response, rollout.finish_reason, rollout.generator_id) == ("second", "length", "g1")
+    assert (rollout.num_tokens, rollout.logprob_sum, rollout.policy_version, rollout.seconds) == (3, -1.25, 4, 1.25)
+
+
+def test_a_file_without_several_turns_has_no_column_for_them(tmp_path):
+    append(tmp_path, range(1, 2))
+    (path,) = (tmp_path / "ledger").glob("rollouts-*.parquet")
+    assert "turns" not in pq.read_schema(path).names
+    assert LedgerReader(tmp_path / "ledger").rollouts().column("turns").to_pylist() == [None] * 6
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_ledgers_of_earlier_versions_are_read(version):
+    reader = LedgerReader(LEDGERS / f"version_{version}")
+    assert json.loads((reader.folder / "step-000001.json").read_text())["format_version"] == version
+    groups = [group for step in reader.steps for group in reader.groups(step)]
+    assert len(groups) == 10
+    assert all(rollout.turns == () for group in groups for rollout in group.rollouts)
+    assert all((group.prior is not None and group.prior.raw is not None) == (version == 2) for group in groups)
+    assert reader.check_conservation().ok
+
+
 def append(folder: Path, steps: range, mark: str = "") -> None:
     writer = LedgerWriter(folder / "ledger")
     for step in steps:
@@ -91,6 +131,7 @@ def test_rows_hold_what_was_drawn(tmp_path):
         "extracted": "1",
         "message": "",
         "components": [],
+        "turns": None,
     }
     decisions = LedgerReader(tmp_path).decisions(12).to_pylist()
     assert decisions[1] == {
@@ -134,7 +175,7 @@ def test_groups_come_back_as_they_went_in(tmp_path):
 
 def test_the_greedy_rollout_is_kept_apart(tmp_path):
     group = make_group()
-    greedy = ScoredRollout(replace(group.scored[0].rollout, sample_index=-1, text="greedy"), 1.0, "correct")
+    greedy = ScoredRollout(one_turn("p1", -1, "greedy"), 1.0, "correct")
     LedgerWriter(tmp_path).append_step(1, [replace(group, greedy=greedy)], {"p1": [1, 2, 3]}, META)
     (back,) = LedgerReader(tmp_path).groups(1)
     assert back.greedy is not None

@@ -375,11 +375,11 @@ async def test_settings_of_the_repair_are_checked(tmp_path: Path, options: dict[
     assert message in str(error.value)
 
 
-VERSION_1 = Path(__file__).parents[1] / "ledgers" / "version_1"
+LEDGERS = Path(__file__).parents[1] / "ledgers"
 
 
 def test_a_ledger_of_format_1_is_replayed_with_the_priors_that_it_has():
-    reader = open_ledger(VERSION_1)
+    reader = open_ledger(LEDGERS / "version_1")
     assert reader.meta(1)["rule"] == {"name": "osla", "cost": 0.01}
     priors = [group.prior for step in reader.steps for group in reader.groups(step)]
     assert len(priors) == 10
@@ -387,3 +387,11 @@ def test_a_ledger_of_format_1_is_replayed_with_the_priors_that_it_has():
     check_same(replay(reader, Changes()))
     with pytest.raises(ConfigError, match=r"does not have the value model's own .*; leave out fallback"):
         replay(reader, Changes(prior_options={"fallback": False}))
+
+
+def test_a_ledger_of_format_2_is_replayed_with_its_priors_repaired_again():
+    """Written before rollouts had turns."""
+    reader = open_ledger(LEDGERS / "version_2")
+    check_same(replay(reader, Changes()))
+    report = replay(reader, Changes(prior_options={"fallback": False}))
+    assert report.after.num_prompts == 10

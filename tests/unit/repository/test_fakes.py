@@ -1,22 +1,22 @@
 """The fakes keep the promises of the ports they stand for."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
 from tests import fakes
-from v05ray.ports import Generator, GeneratorLost, LearnerGroup, RewardPool, Tracker, ValuePool, Weights
+from v05ray.ports import Environment, Generator, GeneratorLost, LearnerGroup, RewardPool, Tracker, ValuePool, Weights
 from v05ray.types import TrainSample
 
 
 def test_fakes_meet_the_ports():
     generator: Generator = fakes.FakeGenerator({})
     rewards: RewardPool = fakes.FakeRewardPool()
+    environment: Environment = fakes.FakeEnvironment(rewards)
     values: ValuePool = fakes.FakeValuePool()
     learner: LearnerGroup = fakes.FakeLearner()
     tracker: Tracker = fakes.FakeTracker()
-    assert all((generator, rewards, values, learner, tracker))
+    assert all((generator, rewards, environment, values, learner, tracker))
 
 
 async def test_the_scripted_reward_travels_in_the_text():
@@ -32,7 +32,7 @@ async def test_scripted_failures_and_texts_without_a_reward_get_minus_one():
     prompt = fakes.make_prompt("p1")
     (rollout,) = await fakes.FakeGenerator({"p1": [1]}).draw(fakes.make_request(prompt, [0]))
     failed = await fakes.FakeRewardPool(verdicts={("p1", 0): "timeout"}).score(prompt, rollout)
-    strange = await fakes.FakeRewardPool().score(prompt, replace(rollout, text="hello"))
+    strange = await fakes.FakeRewardPool().score(prompt, fakes.one_turn("p1", 0, "hello"))
     assert (failed.reward, failed.verdict) == (-1, "timeout")
     assert (strange.reward, strange.verdict) == (-1, "error")
 
@@ -85,7 +85,7 @@ async def test_a_restarted_generator_serves_version_zero():
 
 async def test_the_learner_saves_what_its_steps_did(tmp_path):
     learner, other = fakes.FakeLearner(), fakes.FakeLearner()
-    await learner.accumulate([TrainSample("p1", (1,), (2,), (-0.5,), (a,), 0) for a in (2.0, -1.0)])
+    await learner.accumulate([TrainSample("p1", (1,), (2,), (-0.5,), (a,), (True,), 0) for a in (2.0, -1.0)])
     assert await learner.step() == {"actor/grad_norm": 0.5, "actor/num_samples": 2.0}
     await learner.save(tmp_path / "learner")
     await other.load(tmp_path / "learner")

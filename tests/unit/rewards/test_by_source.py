@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.errors import ConfigError
 from v05ray.job.config_files import make_config
 from v05ray.job.preflight import outside_code
@@ -10,7 +10,6 @@ from v05ray.rewards.by_source import source_verifiers, with_source_verifiers
 from v05ray.rewards.combined import build_judge
 from v05ray.rewards.pool import VerifierPool
 from v05ray.rewards.worker import single
-from v05ray.types import Rollout
 
 
 def config(train, held_out=None, verifier="last_integer"):
@@ -57,7 +56,7 @@ async def test_the_verifiers_processes_judge_each_source_by_its_own():
     try:
         verdicts = []
         for name, text in (("sums", "it is 4"), ("words", "it is 4"), ("words", "4")):
-            rollout = Rollout("p", 0, text, (), (), "stop", 0, "g0", 0.0)
+            rollout = one_turn("p", 0, text, (), (), "stop", 0, "g0", 0.0)
             verdicts.append((await pool.score(make_prompt("p", answer="4", source=name), rollout)).verdict)
     finally:
         pool.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from tests.unit.rewards.code_tasks import LIMITS, fenced, ran
 from v05ray.config import RewardsConfig
 from v05ray.errors import ConfigError
@@ -288,7 +288,7 @@ def test_large_inputs_and_outputs_arrive_whole(host: Host):
 
 
 def rollout(program: str) -> Rollout:
-    return Rollout("p1", 0, fenced(program), (), (), "stop", 0, "g0", 0.0)
+    return one_turn("p1", 0, fenced(program), (), (), "stop", 0, "g0", 0.0)
 
 
 PROMPT = make_prompt("p1", answer='{"inputs": [""], "outputs": ["done"]}')

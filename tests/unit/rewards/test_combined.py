@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.config import RewardsConfig, VerifierSpec
 from v05ray.errors import ConfigError
 from v05ray.ports import RewardPool
 from v05ray.rewards.combined import build_judge, combined
 from v05ray.rewards.pool import VerifierPool
 from v05ray.rewards.worker import single
-from v05ray.types import ComponentScore, FinishReason, Prompt, Rollout, ScoredRollout
+from v05ray.types import ComponentScore, FinishReason, Prompt, ScoredRollout
 
 BORROWED, HOSTILE = "tests.unit.rewards.borrowed", "tests.unit.rewards.hostile"
 PROMPT = Prompt("p", "a question", (), "34", "src", {"index": 7})
@@ -140,7 +140,7 @@ def test_what_cannot_be_built_is_named():
 async def scores(pool: RewardPool, *texts: str) -> list[ScoredRollout]:
     return [
         await pool.score(
-            make_prompt("p", answer="42", source="src"), Rollout("p", 0, text, (), (), "stop", 0, "g", 0.0)
+            make_prompt("p", answer="42", source="src"), one_turn("p", 0, text, (), (), "stop", 0, "g", 0.0)
         )
         for text in texts
     ]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import uvloop
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.config import RewardsConfig
 from v05ray.errors import ConfigError
 from v05ray.ports import RewardPool
@@ -29,7 +29,7 @@ PROMPT = make_prompt("p1", answer="42")
 
 
 def rollout(text: str, sample_index: int = 0) -> Rollout:
-    return Rollout("p1", sample_index, text, (), (), "stop", 0, "g0", 0.0)
+    return one_turn("p1", sample_index, text, (), (), "stop", 0, "g0", 0.0)
 
 
 @asynccontextmanager

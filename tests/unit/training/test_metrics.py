@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.tracking.naming import name_part
 from v05ray.training.metrics import component_metrics, source_metrics
-from v05ray.types import ComponentScore, Rollout, RolloutGroup, ScoredRollout, Stop
+from v05ray.types import ComponentScore, RolloutGroup, ScoredRollout, Stop
 
 
 def group(prompt_id: str, source: str, rewards: tuple[float, ...]) -> RolloutGroup:
     scored = tuple(
-        ScoredRollout(Rollout(prompt_id, i, "", (1,), (0.0,), "stop", 0, "g", 0.0), reward, "partial")
+        ScoredRollout(one_turn(prompt_id, i, "", (1,), (0.0,), "stop", 0, "g", 0.0), reward, "partial")
         for i, reward in enumerate(rewards)
     )
     return RolloutGroup(make_prompt(prompt_id, source=source), None, scored, Stop(prompt_id, "fixed"), ())

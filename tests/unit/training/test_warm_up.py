@@ -1,5 +1,6 @@
 import asyncio
 
+from tests.fakes import one_turn
 from tests.unit.machine.test_fit import config
 from v05ray.training.warm_up import measure_speed
 from v05ray.types import DrawRequest, Prompt, Rollout
@@ -18,7 +19,7 @@ class Engine:
         await asyncio.sleep(0.01)
         tokens = (7,) * self.num_tokens
         return [
-            Rollout(
+            one_turn(
                 prompt_id=request.prompt_id,
                 sample_index=index,
                 text="",

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import make_prompt
+from tests.fakes import make_prompt, one_turn
 from v05ray.errors import ConfigError
 from v05ray.ledger import LedgerWriter
-from v05ray.types import Decision, Draw, Rollout, RolloutGroup, ScoredRollout, Stop
+from v05ray.types import Decision, Draw, RolloutGroup, ScoredRollout, Stop
 from v05ray.value.records import (
     Policy,
     ValueRecord,
@@ -89,7 +89,7 @@ def test_texts_are_held_out_by_seed():
 
 def group(prompt_id: str, rewards: list[float], cold_start: int) -> RolloutGroup:
     scored = tuple(
-        ScoredRollout(Rollout(prompt_id, i, "", (1,), (-0.1,), "stop", 0, "g", 0.1), reward, "correct")
+        ScoredRollout(one_turn(prompt_id, i, "", (1,), (-0.1,), "stop", 0, "g", 0.1), reward, "correct")
         for i, reward in enumerate(rewards)
     )
     decisions = [Decision(Draw(prompt_id, cold_start), 0, None, None, None, None, 1)]
