@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 CENSUS_TICKS = 5
 """Ticks from one question for memory to the next."""
-LAST_LOOK_S = 5.0
+LAST_SNAPSHOT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ async def elastic(
     value_fleet = None
     if values:
         pool, value_places = values
-        ids = list((await pool.look()).lives)
+        ids = list((await pool.snapshot()).replicas)
         value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, voice.event, kind="value")
         blank = replace(blank, fewest_values=config.value.fewest, most_values=config.value.most)
     watch = _Watch(fleet, value_fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
@@ -154,7 +154,7 @@ class _Watch:
                 if kinds != self._status.nodes:
                     self._voice.event("nodes", {"nodes": kinds})
                 self._status = self._told(state, values, kinds)
-                self._gauges.show(self._status, state.seen)
+                self._gauges.show(self._status, state.pool)
                 await asyncio.to_thread(self._voice.say, self._status)
                 await asyncio.sleep(TICK_S)
 
@@ -168,8 +168,8 @@ class _Watch:
         """The last words, which stay in the folder."""
         self._census.close()
         with contextlib.suppress(RayActorError, TimeoutError):  # lost or frozen: what was last seen has to do
-            seen = await asyncio.wait_for(self._fleet.pool.look(), LAST_LOOK_S)
-            self._status = replace(self._status, step=seen.version)
+            last = await asyncio.wait_for(self._fleet.pool.snapshot(), LAST_SNAPSHOT_S)
+            self._status = replace(self._status, step=last.version)
         self._voice.say(
             replace(
                 self._status,
@@ -186,12 +186,12 @@ class _Watch:
         return replace(
             self._status,
             time=time.time(),
-            step=state.seen.version,
-            generators=state.lives,
+            step=state.pool.version,
+            generators=state.replicas,
             wanted=state.wanted,
-            values=values.lives if values else {},
+            values=values.replicas if values else {},
             wanted_values=values.wanted if values else 0,
-            outstanding_tokens=state.seen.load.outstanding_tokens,
+            outstanding_tokens=state.pool.workload.outstanding_tokens,
             backlog_s=state.backlog_s,
             tokens_per_s=state.tokens_per_s,
             memory_mib={role: round(mib, 1) for role, mib in self._scheduler.memory_mib.items()},

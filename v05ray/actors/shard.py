@@ -1,4 +1,4 @@
-"""A scheduler shard: a `LocalDrawing` in a process of its own, and the port that the scheduler draws through."""
+"""A scheduler shard: a `GeneratorPool` in a process of its own, and the port that the scheduler draws through."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from v05ray.actors.loss import held_by
 from v05ray.config import Config
 from v05ray.machine.layout import SCHEDULER_CPUS
 from v05ray.ports import Generator, Held, RewardPool, Weights
-from v05ray.scheduling.drawing import DrawingStatus
+from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 QUEUE_FACTOR = 2
@@ -34,25 +34,24 @@ Answer = tuple[int, list[ScoredRollout] | Exception]
 """(ticket number, what came of it)"""
 
 
-def local_drawing(config: Config, rewards: RewardPool):
-    """A pool without generators yet, and the verifiers."""
-    from v05ray.scheduling.drawing import LocalDrawing
+def generator_pool(config: Config, rewards: RewardPool):
+    """A pool that has no generators yet, with the config's limits."""
     from v05ray.scheduling.generators import GeneratorPool
 
-    pool = GeneratorPool(
+    return GeneratorPool(
+        rewards,
         draw_timeout_s=config.generators.draw_timeout_s,
         load_timeout_s=config.generators.load_timeout_s,
         start_timeout_s=config.generators.start_timeout_s,
         max_outstanding_seqs=QUEUE_FACTOR * config.generators.max_num_seqs,
     )
-    return LocalDrawing(pool, rewards)
 
 
 class ShardActor:
     """Owns its generators: it starts them, and they end with it."""
 
     def __init__(self, config: Config, rewards: RewardPool) -> None:
-        self._drawing = local_drawing(config, rewards)
+        self._pool = generator_pool(config, rewards)
         end_with_parent()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._answers: list[Answer] = []
@@ -60,15 +59,15 @@ class ShardActor:
 
     async def add(self, generators: Sequence[Generator]) -> None:
         """Takes replicas in."""
-        self._drawing.add(generators)
+        self._pool.add(generators)
 
     async def drain(self, generator_id: str) -> None:
         """Lets a replica finish and go."""
-        await self._drawing.drain(generator_id)
+        await self._pool.drain(generator_id)
 
     async def until_ready(self) -> None:
         """Waits for the replicas."""
-        await self._drawing.until_ready()
+        await self._pool.until_ready()
 
     async def take(self, tickets: Sequence[Ticket], cancelled: Sequence[int]) -> None:
         """Begins these draws and gives up those; answers come out of `collect`."""
@@ -87,27 +86,27 @@ class ShardActor:
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """The request's rollouts, not scored."""
-        return await self._drawing.draw(request)
+        return await self._pool.draw(request)
 
     async def abort(self, prompt_id: str) -> None:
         """Ends a prompt's work."""
-        await self._drawing.abort(prompt_id)
+        await self._pool.abort(prompt_id)
 
     async def load_weights(self, weights: Weights) -> None:
         """Every generator of this shard."""
-        await self._drawing.load_weights(weights)
+        await self._pool.load_weights(weights)
 
-    async def status(self) -> DrawingStatus:
-        """This shard's."""
-        return await self._drawing.status()
+    async def snapshot(self) -> PoolSnapshot:
+        """This shard's part of the state."""
+        return await self._pool.snapshot()
 
     async def waiting(self) -> Sequence[Held]:
         """What generators and verifiers have not answered."""
-        return await self._drawing.waiting()
+        return await self._pool.waiting()
 
     async def _serve(self, ticket: Ticket) -> None:
         try:
-            answer = await self._drawing.draw_scored(ticket.prompt, ticket.request, prefer=ticket.prefer)
+            answer = await self._pool.draw_scored(ticket.prompt, ticket.request, prefer=ticket.prefer)
         except Exception as error:  # raised again where the draw was asked for
             answer = error
         finally:
@@ -181,9 +180,9 @@ class RayShard:
         self._version = weights.version
         await _call(self._actor.load_weights, weights)
 
-    async def status(self) -> DrawingStatus:
-        """The shard's."""
-        return await _call(self._actor.status)
+    async def snapshot(self) -> PoolSnapshot:
+        """This shard's part of the state."""
+        return await _call(self._actor.snapshot)
 
     async def waiting(self) -> Sequence[Held]:
         """What generators and verifiers have not answered."""

@@ -39,7 +39,7 @@ async def start_all(
     ):
         learners = start_learners(config, groups["learner"])
         predictors = start_values(config, groups["value"], cache) if config.value.enabled else []
-        choices, _, _, lives = await asyncio.gather(
+        choices, _, _, generators = await asyncio.gather(
             asyncio.gather(*(one.describe() for one in predictors)),
             rewards.ready(),
             learners.setup(),
@@ -47,7 +47,7 @@ async def start_all(
         )
         for choice in choices[:1]:
             note(choice)
-        note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
+        note(f"{len(generators)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
         places = RayPlaces(config, groups, address.namespace)
         actors = {"scheduler": scheduler.actor, "rewards": rewards.actor}
         actors |= {f"learner-{rank}": actor for rank, actor in enumerate(learners.actors)}
@@ -58,7 +58,7 @@ async def start_all(
             config,
             scheduler,
             places,
-            list(lives),
+            list(generators),
             actors=actors,
             folder=folder,
             address=address,

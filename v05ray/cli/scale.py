@@ -71,7 +71,7 @@ def _ask(status: RunStatus, num_generators: int) -> None:
         ) from error
     try:
         scheduler: Any = ray.get_actor(status.scheduler)
-        ray.get(scheduler.ask.remote(num_generators), timeout=30)
+        ray.get(scheduler.set_target.remote(num_generators), timeout=30)
     except RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None

@@ -1,34 +1,16 @@
 """Draw and score: everything about a batch that is not a decision. The scheduler asks a `Drawing` and decides.
 
-One process does it for a few dozen generators (`LocalDrawing`). Where that process is too slow for what its generators
+One process does it for a few dozen generators (`GeneratorPool`). Where that process is too slow for what its generators
 produce, several shards do it, each with generators of its own (`Shards`): the scheduler then handles finished, scored
 draws alone, and still decides by itself, so any number of shards gives the same decisions and one global halt.
 """
 
-import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from v05ray.ports import Generator, Held, RewardPool, Weights
-from v05ray.scheduling.generators import GeneratorPool, Life
-from v05ray.scheduling.scaling import Load
-from v05ray.stopping.outstanding import WatchedRewards
+from v05ray.ports import Generator, Held, Weights
+from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
-
-
-@dataclass(frozen=True, slots=True)
-class DrawingStatus:
-    """What there is and what happened since the start."""
-
-    lives: Mapping[str, Life]
-    """By generator id."""
-    outstanding_tokens: int
-    """Upper bound of the tokens the generators still have to process."""
-    num_lost_draws: int
-    num_restarts: int
-    load: Load
-    """For the scaling policy."""
 
 
 class Drawing(Protocol):
@@ -69,62 +51,10 @@ class Drawing(Protocol):
         """Every generator serves `weights` or is out of service until it does."""
         ...
 
-    async def status(self) -> DrawingStatus:
-        """What there is and what happened."""
+    async def snapshot(self) -> PoolSnapshot:
+        """The replicas' states, the work so far and the losses; without a manual target."""
         ...
 
     async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers were asked and have not answered."""
+        """Calls that generators and verifiers have not answered."""
         ...
-
-
-class LocalDrawing:
-    """Implements `Drawing` in this process."""
-
-    def __init__(self, pool: GeneratorPool, rewards: RewardPool) -> None:
-        self._pool, self._rewards = pool, WatchedRewards(rewards)
-
-    @property
-    def version(self) -> int:
-        """The pool's."""
-        return self._pool.version
-
-    def add(self, generators: Iterable[Generator]) -> None:
-        """Takes replicas in."""
-        self._pool.add(generators)
-
-    async def drain(self, generator_id: str) -> None:
-        """Lets a replica finish and go."""
-        await self._pool.drain(generator_id)
-
-    async def until_ready(self) -> None:
-        """Waits for the replicas."""
-        await self._pool.until_ready()
-
-    async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """On the generator with least to do."""
-        return await self._pool.draw(request)
-
-    async def draw_scored(
-        self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
-    ) -> list[ScoredRollout]:
-        """Draws, then scores all rollouts together."""
-        rollouts = await self._pool.draw(request, prefer=prefer)
-        return list(await asyncio.gather(*(self._rewards.score(prompt, rollout) for rollout in rollouts)))
-
-    async def abort(self, prompt_id: str) -> None:
-        """Ends a prompt's work."""
-        await self._pool.abort(prompt_id)
-
-    async def load_weights(self, weights: Weights) -> None:
-        """Every generator of the pool."""
-        await self._pool.load_weights(weights)
-
-    async def status(self) -> DrawingStatus:
-        """The pool's."""
-        pool = self._pool
-        return DrawingStatus(pool.lives(), pool.outstanding_tokens, pool.num_lost_draws, pool.num_restarts, pool.load())
-
-    async def waiting(self) -> Sequence[Held]:
-        """The pool's draws and the verdicts."""
-        return [*self._pool.held(), *await self._rewards.waiting()]

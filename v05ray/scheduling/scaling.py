@@ -54,7 +54,7 @@ class Elastic(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Workload:
     """What a pool has seen of its work; all but the first two only grow. A value pool's tokens are prompts."""
 
     outstanding_tokens: int = 0
@@ -74,10 +74,10 @@ class Load:
     answered_rollouts: int = 0
 
     @staticmethod
-    def combined(parts: Iterable["Load"]) -> "Load":
+    def combined(parts: Iterable["Workload"]) -> "Workload":
         """Of pools that work on the same batches, side by side."""
         parts = list(parts)
-        return Load(
+        return Workload(
             sum(p.outstanding_tokens for p in parts),
             any(p.generating for p in parts),
             max((p.generating_s for p in parts), default=0.0),
@@ -89,8 +89,8 @@ class Load:
         )
 
 
-class LoadMeter:
-    """Keeps a `Load` for one pool, exactly: every change is accounted for when it happens, not when it is looked at."""
+class WorkMeter:
+    """Keeps one pool's `Workload`, exactly: every change is accounted for when it happens, not when it is read."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -119,10 +119,10 @@ class LoadMeter:
             self._answered_tokens += num_tokens
             self._answered_rollouts += num_rollouts
 
-    def load(self) -> Load:
-        """Up to now."""
+    def read(self) -> Workload:
+        """The workload up to now."""
         self._advance()
-        return Load(
+        return Workload(
             self._outstanding,
             self._outstanding > 0,
             self._generating_s,
@@ -173,7 +173,7 @@ class ScalingPolicy:
     def __init__(self, config: Elastic) -> None:
         self._config = config
         self._wanted = config.count
-        self._last = Load()
+        self._last = Workload()
         self._share = _FadingRatio()
         """Tokens answered by their upper bound."""
         self._rate = _FadingRatio()
@@ -196,14 +196,14 @@ class ScalingPolicy:
         """What one generator gets through; None before anything was answered."""
         return self._rate.value
 
-    def backlog_s(self, load: Load, num_generators: int) -> float | None:
+    def backlog_s(self, workload: Workload, num_generators: int) -> float | None:
         """Predicted seconds until `num_generators` have worked off what is outstanding; None where that is unknown."""
         rate = self.tokens_per_s
-        if not load.outstanding_tokens:
+        if not workload.outstanding_tokens:
             return 0.0
         if rate is None or not num_generators:
             return None
-        return load.outstanding_tokens * (self._share.value or 1.0) / (rate * num_generators)
+        return workload.outstanding_tokens * (self._share.value or 1.0) / (rate * num_generators)
 
     def set(self, wanted: int) -> None:
         """By hand. A policy with a target continues from there after its cool-down.
@@ -214,26 +214,26 @@ class ScalingPolicy:
         check_wanted(self._config, wanted)
         self._change(wanted)
 
-    def observe(self, load: Load) -> int:
+    def observe(self, workload: Workload) -> int:
         """Takes in what has happened up to now; returns `wanted`. To be called every second or so."""
-        slice_s = load.generating_s - self._last.generating_s
+        slice_s = workload.generating_s - self._last.generating_s
         if slice_s < self._config.sustain_s:
             return self._wanted
-        self._learn(load, slice_s)
-        mean_tokens = (load.backlog_token_s - self._last.backlog_token_s) / slice_s * (self._share.value or 1.0)
-        self._last = load
+        self._learn(workload, slice_s)
+        mean_tokens = (workload.backlog_token_s - self._last.backlog_token_s) / slice_s * (self._share.value or 1.0)
+        self._last = workload
         rate, target_s = self.tokens_per_s, self._config.target_backlog_s
         if rate is not None and target_s is not None:
             self._needs.append((slice_s, mean_tokens / (rate * target_s)))
             self._decide()
         return self._wanted
 
-    def _learn(self, load: Load, slice_s: float) -> None:
+    def _learn(self, workload: Workload, slice_s: float) -> None:
         """Rates and lengths drift as the policy learns, so what is older than `hold_s` counts less and less."""
         kept = math.exp(-slice_s / self._config.hold_s)
-        tokens = load.answered_tokens - self._last.answered_tokens
-        self._share.add(tokens, load.answered_bound - self._last.answered_bound, kept=kept)
-        self._rate.add(tokens, load.ready_s - self._last.ready_s, kept=kept)
+        tokens = workload.answered_tokens - self._last.answered_tokens
+        self._share.add(tokens, workload.answered_bound - self._last.answered_bound, kept=kept)
+        self._rate.add(tokens, workload.ready_s - self._last.ready_s, kept=kept)
 
     def _decide(self) -> None:
         config, needs = self._config, self._needs

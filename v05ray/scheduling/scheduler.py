@@ -15,7 +15,6 @@ from v05ray import budget
 from v05ray.config import BudgetConfig
 from v05ray.ports import BatchRequest, Held, Weights
 from v05ray.scheduling.drawing import Drawing
-from v05ray.scheduling.generators import Life
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
     Decision,
@@ -77,13 +76,12 @@ class RolloutScheduler:
 
     async def status(self) -> dict[str, float]:
         """Counters for the step's metrics."""
-        drawing = await self._drawing.status()
-        lives = drawing.lives.values()
+        pool = await self._drawing.snapshot()
         return {
-            "v05/generators_ready": float(sum(life is Life.READY for life in lives)),
-            "v05/generators_total": float(sum(life is not Life.GONE for life in lives)),
-            "v05/lost_draws": float(drawing.num_lost_draws),
-            "v05/generator_restarts": float(drawing.num_restarts),
+            "v05/generators_ready": float(pool.num_ready),
+            "v05/generators_total": float(pool.num_present),
+            "v05/lost_draws": float(pool.num_lost_draws),
+            "v05/generator_restarts": float(pool.num_restarts),
             "v05/aborted_rollouts": float(self._num_aborted),
             **self._rule.metrics(),
         }

@@ -24,7 +24,6 @@ from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
 from v05ray.ports import Held, Roles, Weights
-from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.storage.checkpoint import Checkpoints
@@ -200,13 +199,14 @@ class Result:
 
 async def train(model: ValueModel, folder: Path, seed: int, *, flipped: bool, fallback: bool) -> Result:
     config, policy, tracker = config_of(seed, fallback=fallback), Policy(), FakeTracker()
-    pool, rewards = GeneratorPool(draw_timeout_s=5.0), FakeRewardPool()
+    rewards = FakeRewardPool()
+    pool = GeneratorPool(rewards, draw_timeout_s=5.0)
     pool.add([CoinGenerator()])
     await pool.until_ready()
     trainer = Trainer(
         config,
         Roles(
-            scheduler=RolloutScheduler(LocalDrawing(pool, rewards), config.budget, seed=seed),
+            scheduler=RolloutScheduler(pool, config.budget, seed=seed),
             rewards=rewards,
             learners=policy,
             tracker=tracker,

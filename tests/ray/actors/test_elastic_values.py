@@ -75,7 +75,7 @@ async def test_predictions_that_take_too_long_bring_a_value_actor_and_short_ones
         ),
         asyncio.timeout(120),
     ):
-        while list((await pool.look()).lives) != ["value-0", "value-1"]:
+        while list((await pool.snapshot()).replicas) != ["value-0", "value-1"]:
             assert await predict(pool, 512) == alone
         assert reserved() & {"value", "value-1"} == {"value", "value-1"}
         assert await predict(pool, 512) == alone  # both of them

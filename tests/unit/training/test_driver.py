@@ -28,7 +28,6 @@ from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest, Roles, Weights
 from v05ray.replay import Changes, replay
-from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.stopping.disk import Disk, DiskStalled
@@ -71,14 +70,14 @@ def config_of(**changes: dict | str) -> Config:
 async def trainer_of(
     config: Config, world: World, folder: Path, *, eval_names: tuple[str, ...] = ("p0", "p1")
 ) -> Trainer:
-    pool = GeneratorPool(draw_timeout_s=config.generators.draw_timeout_s)
+    rewards = world.rewards
+    pool = GeneratorPool(rewards, draw_timeout_s=config.generators.draw_timeout_s)
     pool.add([world.generator])
     await pool.until_ready()
-    rewards = world.rewards
     return Trainer(
         config,
         Roles(
-            scheduler=RolloutScheduler(LocalDrawing(pool, rewards), config.budget, seed=config.run.seed),
+            scheduler=RolloutScheduler(pool, config.budget, seed=config.run.seed),
             rewards=rewards,
             learners=world.learner,
             tracker=world.tracker,
