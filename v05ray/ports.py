@@ -5,7 +5,7 @@ on Ray actors (`actors/`) and on in-process fakes (the tests). All work is async
 synchronous.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -225,3 +225,5 @@ class Roles:
     tracker: Tracker
     values: ValuePool | None = None
     """None for algorithms without a prior."""
+    memory_mib: Callable[[], Mapping[str, float]] = dict
+    """Reads the resident memory of each actor, by role, as last measured."""

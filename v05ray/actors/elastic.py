@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import ray
@@ -82,14 +81,14 @@ async def elastic(
     places: Places[Generator],
     present: Sequence[str],
     *,
-    actors: Mapping[str, Any],
+    census: Census,
     folder: Path,
     address: Address,
     values: tuple[PredictorPool, Places[Predictor]] | None = None,
 ) -> AsyncIterator[None]:
     """While this lasts there are as many generators and value actors as are wanted, and the run tells how it is.
 
-    `present` are the ids of the generators that the scheduler has already; `actors` are the other actors, by role;
+    `present` are the ids of the generators that the scheduler has already; `census` is kept up to date meanwhile;
     `values` is the value pool with the places for its newcomers.
     """
     voice, settings = Voice(folder), config.generators
@@ -112,7 +111,7 @@ async def elastic(
         ids = list((await pool.snapshot()).replicas)
         value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, voice.event, kind="value")
         blank = replace(blank, fewest_values=config.value.fewest, most_values=config.value.most)
-    watch = _Watch(fleet, value_fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
+    watch = _Watch(fleet, value_fleet, voice, blank, census, Gauges(folder.name))
     task = asyncio.create_task(watch.run())
     task.add_done_callback(watch.ended)
     try:
@@ -137,10 +136,9 @@ class _Watch:
         status: RunStatus,
         census: Census,
         gauges: Gauges,
-        scheduler: RayScheduler,
     ) -> None:
         self._fleet, self._values, self._voice, self._status = fleet, values, voice, status
-        self._census, self._gauges, self._scheduler = census, gauges, scheduler
+        self._census, self._gauges = census, gauges
 
     async def run(self) -> None:
         """Until it is cancelled, or the scheduler is lost: then the run itself ends or restarts."""
@@ -149,7 +147,7 @@ class _Watch:
                 state = await self._fleet.tick()
                 values = await self._values.tick() if self._values else None
                 if number % CENSUS_TICKS == 0:
-                    self._scheduler.memory_mib = dict(await self._census.take())
+                    await self._census.measure()
                 kinds = node_kinds(await asyncio.to_thread(nodes))
                 if kinds != self._status.nodes:
                     self._voice.event("nodes", {"nodes": kinds})
@@ -194,7 +192,7 @@ class _Watch:
             outstanding_tokens=state.pool.workload.outstanding_tokens,
             backlog_s=state.backlog_s,
             tokens_per_s=state.tokens_per_s,
-            memory_mib={role: round(mib, 1) for role, mib in self._scheduler.memory_mib.items()},
+            memory_mib={role: round(mib, 1) for role, mib in self._census.latest().items()},
             nodes=kinds,
         )
 

@@ -100,8 +100,6 @@ class RayScheduler:
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
-        self.memory_mib: Mapping[str, float] = {}
-        """Of every actor by role, as last heard; goes into the step's metrics."""
 
     async def start(self) -> dict[str, str]:
         """Waits for the generators."""
@@ -133,9 +131,8 @@ class RayScheduler:
         await self.actor.load_weights.remote(weights)
 
     async def status(self) -> dict[str, float]:
-        """Counters for metrics, and every actor's memory."""
-        memory = {f"perf/memory/{role}_mib": mib for role, mib in self.memory_mib.items()}
-        return {**await self.actor.status.remote(), **memory}
+        """Counters for metrics."""
+        return await self.actor.status.remote()
 
     async def waiting(self) -> Sequence[Held]:
         """What generators and verifiers have not answered."""

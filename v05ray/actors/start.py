@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, RayPlaces, elastic
 from v05ray.actors.generator import RayGenerator
 from v05ray.actors.learner import start_learners
@@ -54,17 +55,18 @@ async def start_all(
         actors |= {one.predictor_id: one.actor for one in predictors}
         values = PredictorPool(predictors) if predictors else None
         value_places = ValuePlaces(config, groups, cache, address.namespace)
+        census = Census(address.namespace, actors)
         async with elastic(
             config,
             scheduler,
             places,
             list(generators),
-            actors=actors,
+            census=census,
             folder=folder,
             address=address,
             values=(values, value_places) if values else None,
         ):
-            yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
+            yield Roles(scheduler, rewards, learners, tracker, values, memory_mib=census.latest)
 
 
 @contextlib.asynccontextmanager

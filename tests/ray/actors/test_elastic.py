@@ -14,6 +14,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tests.fakes import FakeRewardPool, make_prompt, make_request
 from tests.ray.stubs import StubGenerator
+from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, elastic
 from v05ray.actors.placement import ask, until_placed
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
@@ -50,6 +51,7 @@ class Stage:
     scheduler: RayScheduler
     places: StubPlaces
     folder: Path
+    census: Census
 
     async def until(self, seen: Callable[[RunStatus], bool], *, timeout_s: float = 30.0) -> RunStatus:
         """The first status of which that is true."""
@@ -77,9 +79,9 @@ async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     actor_handle = actor.remote(config, FakeRewardPool(), [first])
     scheduler = RayScheduler(actor_handle)
     await scheduler.start()
-    actors = {"scheduler": actor_handle}
-    async with elastic(config, scheduler, places, ["generator-0"], actors=actors, folder=tmp_path, address=address):
-        yield Stage(scheduler, places, tmp_path)
+    census = Census(address.namespace, {"scheduler": actor_handle})
+    async with elastic(config, scheduler, places, ["generator-0"], census=census, folder=tmp_path, address=address):
+        yield Stage(scheduler, places, tmp_path, census)
     assert read_status(tmp_path).state == "ended"
     for name in list(places.groups):
         await places.give_back(name)
@@ -102,7 +104,7 @@ async def test_a_person_scales_a_run_from_outside_and_is_told_what_it_allows(sta
     await stage.until(lambda s: list(s.generators.values()) == ["ready", "ready"])
     status = await stage.until(lambda s: "scheduler" in s.memory_mib)  # asked for now and then
     assert status.memory_mib["scheduler"] > 20
-    assert (await stage.scheduler.status())["perf/memory/scheduler_mib"] > 20
+    assert stage.census.latest()["scheduler"] > 20
     (rollout,) = await stage.scheduler.draw(make_request(make_prompt("p0"), (0,)))
     assert rollout.policy_version == 5
     await asyncio.to_thread(scale, stage.folder, 1)

@@ -9,6 +9,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tests.fakes import FakeRewardPool, make_prompt
 from tests.ray.stubs import StubGenerator
+from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, elastic
 from v05ray.actors.placement import ask, until_placed
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
@@ -68,11 +69,10 @@ async def test_predictions_that_take_too_long_bring_a_value_actor_and_short_ones
     await asyncio.gather(scheduler.start(), started[0].ready())
     alone = await predict(pool, 512)
     groups: dict[str, PlacementGroup] = {"value": group}
-    values = pool, ValuePlaces(CONFIG, groups, cache, address.namespace)
+    values, census = (pool, ValuePlaces(CONFIG, groups, cache, address.namespace)), Census(address.namespace, {})
+    present, folder = ["generator-0"], tmp_path
     async with (
-        elastic(
-            CONFIG, scheduler, NoPlaces(), ["generator-0"], actors={}, folder=tmp_path, address=address, values=values
-        ),
+        elastic(CONFIG, scheduler, NoPlaces(), present, census=census, folder=folder, address=address, values=values),
         asyncio.timeout(120),
     ):
         while list((await pool.snapshot()).replicas) != ["value-0", "value-1"]:

@@ -82,6 +82,7 @@ async def trainer_of(
             learners=world.learner,
             tracker=world.tracker,
             values=world.values if config.value.enabled else None,
+            memory_mib=lambda: {"scheduler": 90.5},
         ),
         stream=PromptStream(
             [PromptSource("data", [make_prompt(n) for n in NAMES])], batch_size=4, shuffle=True, seed=0
@@ -104,6 +105,8 @@ async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
     assert list(ledger.steps) == [1, 2, 3, 4]
     assert ledger.rollouts().num_rows == state.totals.num_rollouts == sum(len(a) for a in world.learner.accumulated)
     assert state.totals.num_prompts == 16
+    measured = [(step, m["perf/memory/scheduler_mib"]) for step, m in world.tracker.metrics if "actor/grad_norm" in m]
+    assert measured == [(step, 90.5) for step in (1, 2, 3, 4)]
     assert (tmp_path / "checkpoints" / "step-000004" / "manifest.json").is_file()
     assert [path.name for path in world.tracker.artifacts] == ["step-000002.md", "step-000004.md"]
     sample = (tmp_path / "samples" / "step-000004.md").read_text()
