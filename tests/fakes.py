@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from v05ray.ports import GeneratorLost, Held, Weights
+from v05ray.ports import GeneratorLost, PendingCall, Weights
 from v05ray.seeding import rollout_seed
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.training.progress import Progress
@@ -216,9 +216,9 @@ class FakeValuePool:
         self.calls.append((tuple(p.prompt_id for p in prompts), tuple(support), policy_version, seed))
         return [Prior(p.prompt_id, self.values.get(p.prompt_id, self.default), policy_version) for p in prompts]
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """The one actor, while it predicts."""
-        return self.given.held()
+        return self.given.pending()
 
 
 @dataclass
@@ -265,9 +265,9 @@ class FakeLearner:
         self.pending.clear()
         return {"actor/grad_norm": abs(gradient), "actor/num_samples": float(num_samples)}
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """The one rank, while it works."""
-        return self.given.held()
+        return self.given.pending()
 
     async def abandon(self) -> None:
         """Forgets the samples."""

@@ -53,7 +53,7 @@ class RoleLost(RunError):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class PendingCall:
     """Work that an actor was given and has not answered; what a watchdog names."""
 
     actor: str
@@ -111,7 +111,7 @@ class ValuePool(Protocol):
         """One prior per prompt, in order, given the support pairs to condition on."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Which actor has not answered yet."""
         ...
 
@@ -149,7 +149,7 @@ class Scheduler(Protocol):
         """Counters for metrics: generators ready, draws lost and redone, what the budget rule has learned."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Which generator has not answered a draw or a weight update, and which verdicts are out; also while a batch
         runs."""
         ...
@@ -198,7 +198,7 @@ class LearnerGroup(Protocol):
         """The policy as a Hugging Face folder (safetensors, config, tokenizer)."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Which rank has not answered yet, and what it was asked."""
         ...
 

@@ -117,7 +117,7 @@ class Choice(Generic[T]):
     """What messages call it: `budget rule 'osla'`, `budget rule 'my_rules:Halving'`."""
     builder: Callable[..., T]
     options: Mapping[str, Any]
-    """As they were given."""
+    """The options as the config has them."""
     is_plugin: bool = False
 
     @property
@@ -210,7 +210,7 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What was registered, sorted."""
+        """All registered names, sorted."""
         return tuple(sorted(name for name, builder in self._builders.items() if builder != self._from_outside))
 
     def builder(self, name: str) -> Callable[..., T]:

@@ -15,9 +15,9 @@ from v05ray.actors.learner import RayLearnerGroup
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import predictors
 from v05ray.job.config_files import make_config
-from v05ray.ports import BatchRequest, Held, RoleLost
+from v05ray.ports import BatchRequest, PendingCall, RoleLost
 from v05ray.scheduling.predictors import PredictorPool
-from v05ray.stopping.outstanding import Waits, ask, describe
+from v05ray.stopping.outstanding import Waits, calls_pending_at, describe
 from v05ray.types import Prior
 
 CONFIG = make_config({"model": {"path": "m"}, "data": {"train": "jsonl"}})
@@ -44,7 +44,7 @@ class Stub:
             await asyncio.Event().wait()
 
 
-async def until(role: Waits, actor: str, *, timeout_s: float = 30.0) -> list[Held]:
+async def until(role: Waits, actor: str, *, timeout_s: float = 30.0) -> list[PendingCall]:
     """What the role waits for once that includes this actor, and nobody else."""
     async with asyncio.timeout(timeout_s):
         while True:
@@ -88,7 +88,7 @@ async def test_a_scheduler_whose_process_stands_still_is_named_itself_within_the
     pid = await scheduler.actor.__ray_call__.remote(lambda _: os.getpid())
     os.kill(pid, signal.SIGSTOP)
     try:
-        (held,) = await ask("the scheduler", scheduler, within_s=0.5)
+        (held,) = await calls_pending_at("the scheduler", scheduler, within_s=0.5)
     finally:
         os.kill(pid, signal.SIGKILL)
     assert describe([held], NAMES) == "prompts 'p0', 'p1'; the scheduler (no answer for 0 s)"

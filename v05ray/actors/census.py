@@ -54,7 +54,7 @@ class Census:
                 self._asked[role] = asyncio.create_task(_resident(actor))
 
     def close(self) -> None:
-        """Waits for no answer any more."""
+        """Gives up the replies that have not come."""
         for asked in self._asked.values():
             asked.cancel()
 

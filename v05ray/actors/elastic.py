@@ -19,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from v05ray.actors.census import Census
 from v05ray.actors.gauges import Gauges
 from v05ray.actors.generator import RayGenerator
-from v05ray.actors.placement import ask, nodes, on, until_placed
+from v05ray.actors.placement import nodes, on, request_group, until_placed
 from v05ray.actors.scheduler import RayScheduler
 from v05ray.config import Config
 from v05ray.machine import layout
@@ -27,7 +27,7 @@ from v05ray.ports import Generator
 from v05ray.scheduling.fleet import Fleet, FleetState, Places
 from v05ray.scheduling.predictors import Predictor, PredictorPool
 from v05ray.scheduling.scaling import ScalingPolicy
-from v05ray.storage.status import RunStatus, Voice
+from v05ray.storage.status import RunStatus, StatusWriter
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class RayPlaces:
 
     async def take(self, name: str) -> Generator:
         """Waits as long as it takes; cancelled, it withdraws the request."""
-        group = ask(layout.generator_role(self._config, int(name.rpartition("-")[2])))
+        group = request_group(layout.generator_role(self._config, int(name.rpartition("-")[2])))
         self._groups[name] = group
         try:
             await until_placed(group)
@@ -70,7 +70,7 @@ class RayPlaces:
         return RayGenerator(name, self._config, on(group), self._namespace)
 
     async def give_back(self, name: str) -> None:
-        """Kills what runs there."""
+        """Ends the replica by removing its placement group."""
         remove_placement_group(self._groups.pop(name))
 
 
@@ -86,12 +86,12 @@ async def elastic(
     address: Address,
     values: tuple[PredictorPool, Places[Predictor]] | None = None,
 ) -> AsyncIterator[None]:
-    """While this lasts there are as many generators and value actors as are wanted, and the run tells how it is.
+    """While this lasts there are as many generators and value actors as are wanted, and the run reports its status.
 
     `present` are the ids of the generators that the scheduler has already; `census` is kept up to date meanwhile;
     `values` is the value pool with the places for its newcomers.
     """
-    voice, settings = Voice(folder), config.generators
+    writer, settings = StatusWriter(folder), config.generators
     blank = RunStatus(
         time=time.time(),
         state="running",
@@ -104,14 +104,14 @@ async def elastic(
         namespace=address.namespace,
         scheduler=address.name,
     )
-    fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), voice.event)
+    fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), writer.event)
     value_fleet = None
     if values:
         pool, value_places = values
         ids = list((await pool.snapshot()).replicas)
-        value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, voice.event, kind="value")
+        value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, writer.event, kind="value")
         blank = replace(blank, fewest_values=config.value.fewest, most_values=config.value.most)
-    watch = _Watch(fleet, value_fleet, voice, blank, census, Gauges(folder.name))
+    watch = _Watch(fleet, value_fleet, writer, blank, census, Gauges(folder.name))
     task = asyncio.create_task(watch.run())
     task.add_done_callback(watch.ended)
     try:
@@ -126,18 +126,18 @@ async def elastic(
 
 
 class _Watch:
-    """Ticks, and tells."""
+    """Ticks the fleets, and writes status, events and metrics."""
 
     def __init__(
         self,
         fleet: Fleet[Generator],
         values: Fleet[Predictor] | None,
-        voice: Voice,
+        writer: StatusWriter,
         status: RunStatus,
         census: Census,
         gauges: Gauges,
     ) -> None:
-        self._fleet, self._values, self._voice, self._status = fleet, values, voice, status
+        self._fleet, self._values, self._writer, self._status = fleet, values, writer, status
         self._census, self._gauges = census, gauges
 
     async def run(self) -> None:
@@ -150,25 +150,25 @@ class _Watch:
                     await self._census.measure()
                 kinds = node_kinds(await asyncio.to_thread(nodes))
                 if kinds != self._status.nodes:
-                    self._voice.event("nodes", {"nodes": kinds})
-                self._status = self._told(state, values, kinds)
+                    self._writer.event("nodes", {"nodes": kinds})
+                self._status = self._status_of(state, values, kinds)
                 self._gauges.show(self._status, state.pool)
-                await asyncio.to_thread(self._voice.say, self._status)
+                await asyncio.to_thread(self._writer.write, self._status)
                 await asyncio.sleep(TICK_S)
 
     def ended(self, task: asyncio.Task[None]) -> None:
         """A fault here costs the run its elasticity, not its life; it is reported at once."""
         if not task.cancelled() and (error := task.exception()):
             log.error("the number of generators and value actors is no longer adjusted", exc_info=error)
-            self._voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
+            self._writer.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
 
     async def close(self) -> None:
-        """The last words, which stay in the folder."""
+        """Writes the status of an ended run, which stays in the folder."""
         self._census.close()
-        with contextlib.suppress(RayActorError, TimeoutError):  # lost or frozen: what was last seen has to do
+        with contextlib.suppress(RayActorError, TimeoutError):  # lost or frozen: the last tick's step is kept
             last = await asyncio.wait_for(self._fleet.pool.snapshot(), LAST_SNAPSHOT_S)
             self._status = replace(self._status, step=last.version)
-        self._voice.say(
+        self._writer.write(
             replace(
                 self._status,
                 time=time.time(),
@@ -180,7 +180,7 @@ class _Watch:
             )
         )
 
-    def _told(self, state: FleetState, values: FleetState | None, kinds: Mapping[str, int]) -> RunStatus:
+    def _status_of(self, state: FleetState, values: FleetState | None, kinds: Mapping[str, int]) -> RunStatus:
         return replace(
             self._status,
             time=time.time(),

@@ -45,7 +45,7 @@ class Gauges:
         self._shown: dict[str, set[str]] = {}
 
     def show(self, status: RunStatus, pool: PoolSnapshot) -> None:
-        """The newest of everything."""
+        """Sets every metric to its present value; counters grow by what is new."""
         self._set("v05ray_step", status.step)
         self._set("v05ray_generators_wanted", status.wanted)
         self._set("v05ray_outstanding_tokens", status.outstanding_tokens)

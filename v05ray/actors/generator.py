@@ -30,7 +30,7 @@ class GeneratorActor:
         await self._engine.ready()
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """All rollouts of the request."""
+        """All rollouts of the request, in the order of its sample indices."""
         return await self._engine.draw(request)
 
     async def abort(self, prompt_id: str) -> None:
@@ -88,7 +88,7 @@ class RayGenerator:
         """Waits for the engine, however long it loads."""
         if self._actor is None:
             self._start()
-        await self._ask("ready")
+        await self._call("ready")
 
     async def restart(self) -> None:
         """Kills what is left of the actor and starts another one."""
@@ -96,18 +96,18 @@ class RayGenerator:
         self._start()
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """All rollouts of the request."""
-        return await self._ask("draw", request)
+        """All rollouts of the request, in the order of its sample indices."""
+        return await self._call("draw", request)
 
     async def abort(self, prompt_id: str) -> None:
         """Ends a prompt's unfinished rollouts."""
-        await self._ask("abort", prompt_id)
+        await self._call("abort", prompt_id)
 
     async def load_weights(self, weights: Weights) -> int:
-        """Serves the version from now on."""
-        return await self._ask("load_weights", weights)
+        """Serves the version from now on; returns it once every tensor is in place."""
+        return await self._call("load_weights", weights)
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any) -> Any:
         """One call of the actor; its death is `GeneratorLost`, and so is a failed start or weight update.
 
         An error in the code of a draw stays what it is: another generator would only meet it too. So would another

@@ -17,7 +17,7 @@ from ray.exceptions import (
 )
 
 from v05ray.errors import ConfigError, RunError
-from v05ray.ports import Held, RoleLost
+from v05ray.ports import PendingCall, RoleLost
 from v05ray.scheduling.generators import NoGeneratorLeft
 
 _CLASS = re.compile(r"class_name: (\w+)")
@@ -95,12 +95,12 @@ def full_store(error: BaseException) -> RunError | None:
     )
 
 
-async def held_by(actor: Any, name: str) -> Sequence[Held]:
+async def pending_at(actor: Any, name: str) -> Sequence[PendingCall]:
     """The answer of the actor's `waiting`; that it is gone, where it is."""
     try:
         return await actor.waiting.remote()
     except RayActorError as error:
-        return [Held(name, f"gone ({reason(error)})", 0.0)]
+        return [PendingCall(name, f"gone ({reason(error)})", 0.0)]
 
 
 def reason(error: BaseException) -> str:

@@ -135,7 +135,7 @@ async def reserve(roles: Sequence[Role], *, wait_s: float) -> dict[str, Placemen
     look = outlook(roles, nodes(), types)
     if look.verdict == "never":
         raise ConfigError(look.text)
-    groups = {role.name: ask(role) for role in roles}
+    groups = {role.name: request_group(role) for role in roles}
     pending = {name: asyncio.ensure_future(until_placed(group)) for name, group in groups.items()}
     done, late = await asyncio.wait(pending.values(), timeout=wait_s)
     if not late:
@@ -164,7 +164,7 @@ def _why(roles: Sequence[Role], unplaced: Sequence[Role], types: Sequence[NodeTy
     return look.text
 
 
-def ask(role: Role) -> PlacementGroup:
+def request_group(role: Role) -> PlacementGroup:
     """A placement group that may have to wait for nodes."""
     return placement_group([dict(b) for b in role.bundles], strategy=role.strategy, name=role.name)
 

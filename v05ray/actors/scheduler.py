@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from v05ray.actors.lifeline import end_with_parent
-from v05ray.actors.loss import held_by
+from v05ray.actors.loss import pending_at
 from v05ray.config import Config
-from v05ray.ports import BatchRequest, Generator, Held, RewardPool, Weights
+from v05ray.ports import BatchRequest, Generator, PendingCall, RewardPool, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.scaling import check_wanted
 from v05ray.scheduling.snapshot import PoolSnapshot
@@ -53,7 +53,7 @@ class SchedulerActor:
         return replace(snapshot, manual_target=target)
 
     async def add(self, generator: Generator) -> None:
-        """Takes a replica in."""
+        """Takes in one more replica, which gets work once it serves the current version."""
         self._drawing.add([generator])
 
     async def drain(self, generator_id: str) -> None:
@@ -66,12 +66,12 @@ class SchedulerActor:
         self._manual_target = num_generators
 
     async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
-        """Sealed groups, streamed."""
+        """Sealed groups of the batch, each as soon as it is sealed."""
         async for group in self._scheduler.run(batch):
             yield group
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """Rollouts outside any budget."""
+        """Rollouts outside any budget, on the generator with least to do."""
         return await self._scheduler.draw(request)
 
     async def load_weights(self, weights: Weights) -> None:
@@ -79,19 +79,19 @@ class SchedulerActor:
         await self._scheduler.load_weights(weights)
 
     async def status(self) -> dict[str, float]:
-        """Counters for metrics."""
+        """Counters for the step's metrics: generators ready, draws lost, what the rule has learned."""
         return await self._scheduler.status()
 
-    async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers have not answered."""
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that generators and verifiers have not answered."""
         return await self._scheduler.waiting()
 
     async def state_dict(self) -> dict[str, Any]:
-        """The budget rule's memory."""
+        """What the budget rule has learned, JSON-able."""
         return await self._scheduler.state_dict()
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """Continues from what `state_dict` returned."""
         await self._scheduler.load_state_dict(state)
 
 
@@ -102,7 +102,7 @@ class RayScheduler:
         self.actor = actor
 
     async def start(self) -> dict[str, str]:
-        """Waits for the generators."""
+        """Brings the generators up; returns the state of each, by id."""
         return await self.actor.start.remote()
 
     async def snapshot(self) -> PoolSnapshot:
@@ -110,7 +110,7 @@ class RayScheduler:
         return await self.actor.snapshot.remote()
 
     async def add(self, generator: Generator) -> None:
-        """Takes a replica in."""
+        """Takes in one more replica, which gets work once it serves the current version."""
         await self.actor.add.remote(generator)
 
     async def drain(self, generator_id: str) -> None:
@@ -123,7 +123,7 @@ class RayScheduler:
             yield await reference
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """Rollouts outside any budget."""
+        """Rollouts outside any budget, on the generator with least to do."""
         return await self.actor.draw.remote(request)
 
     async def load_weights(self, weights: Weights) -> None:
@@ -131,17 +131,17 @@ class RayScheduler:
         await self.actor.load_weights.remote(weights)
 
     async def status(self) -> dict[str, float]:
-        """Counters for metrics."""
+        """Counters for the step's metrics: generators ready, draws lost, what the rule has learned."""
         return await self.actor.status.remote()
 
-    async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers have not answered."""
-        return await held_by(self.actor, "the scheduler")
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that generators and verifiers have not answered."""
+        return await pending_at(self.actor, "the scheduler")
 
     async def state_dict(self) -> dict[str, Any]:
-        """The budget rule's memory."""
+        """What the budget rule has learned, JSON-able."""
         return await self.actor.state_dict.remote()
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """Continues from what `state_dict` returned."""
         await self.actor.load_state_dict.remote(state)

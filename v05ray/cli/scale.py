@@ -46,7 +46,7 @@ def _scale(parsed: argparse.Namespace) -> int:
     silent_s = status.silent_s(time.time())
     if silent_s > SILENT_AFTER_S:
         raise ConfigError(f"{folder} has been silent for {silent_s:.0f} s: it does not run any more, or cannot answer")
-    _ask(status, parsed.generators)
+    _send_target(status, parsed.generators)
     print(
         f"{folder.name}: {status.wanted} -> {parsed.generators} generators asked for; "
         f"`v05ray status {folder}` shows them come and go"
@@ -54,7 +54,7 @@ def _scale(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(status: RunStatus, num_generators: int) -> None:
+def _send_target(status: RunStatus, num_generators: int) -> None:
     """Tells the run's scheduler. Raises `ConfigError` where it cannot be reached from here, or refuses."""
     import ray
     from ray.exceptions import RayError, RayTaskError

@@ -79,7 +79,7 @@ class EvalRow:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What an evaluation found."""
+    """An evaluation's metrics and responses."""
 
     metrics: Mapping[str, float]
     rows: tuple[EvalRow, ...]

@@ -252,7 +252,7 @@ class _Training:
     async def train(self) -> RunState:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         stop = Stop(self._progress.note)
-        with plain_errors(), self._progress, self._signals.delivered(stop.ask):
+        with plain_errors(), self._progress, self._signals.delivered(stop.request):
             self._progress.note(self._prepared.machine)
             for line in describe(self._prepared.train):
                 self._progress.note(line)

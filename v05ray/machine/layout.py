@@ -31,7 +31,7 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one machine has."""
+    """One machine and its resources."""
 
     name: str
     resources: Bundle

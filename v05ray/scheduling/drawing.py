@@ -8,7 +8,7 @@ draws alone, and still decides by itself, so any number of shards gives the same
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from v05ray.ports import Generator, Held, Weights
+from v05ray.ports import Generator, PendingCall, Weights
 from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
@@ -55,6 +55,6 @@ class Drawing(Protocol):
         """The replicas' states, the work so far and the losses; without a manual target."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Calls that generators and verifiers have not answered."""
         ...

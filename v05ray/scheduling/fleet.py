@@ -23,7 +23,7 @@ Replica_contra = TypeVar("Replica_contra", contravariant=True)
 
 
 class Places(Protocol[Replica_co]):
-    """Where replicas run."""
+    """Where replicas run: placement groups, or fakes."""
 
     async def take(self, name: str) -> Replica_co:
         """A replica in a place of its own; waits until there is one. Cancelled, it asks for none any more."""
@@ -42,7 +42,7 @@ class Pool(Protocol[Replica_contra]):
         ...
 
     async def add(self, replica: Replica_contra, /) -> None:
-        """Takes a replica in."""
+        """Takes in one more replica, which gets work once it is up."""
         ...
 
     async def drain(self, name: str, /) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from v05ray.errors import ConfigError, RunError
-from v05ray.ports import Generator, GeneratorLost, Held, RewardPool, Weights
+from v05ray.ports import Generator, GeneratorLost, PendingCall, RewardPool, Weights
 from v05ray.scheduling.scaling import WorkMeter
 from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 from v05ray.stopping.outstanding import Outstanding, WatchedRewards
@@ -109,9 +109,9 @@ class GeneratorPool:
         states = {name: replica.state for name, replica in self._replicas.items()}
         return PoolSnapshot(self._meter.read(), states, self._version, self._num_lost_draws, self._num_restarts)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Calls that replicas have not answered (draws, weight updates, their starts), and verdicts that are out."""
-        return [*self._given.held(), *await self._rewards.waiting()]
+        return [*self._given.pending(), *await self._rewards.waiting()]
 
     def add(self, generators: Iterable[Generator]) -> None:
         """Takes replicas in; each gets work once it is up and serves the current version."""

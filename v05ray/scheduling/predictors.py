@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from v05ray.ports import Held
+from v05ray.ports import PendingCall
 from v05ray.scheduling.scaling import WorkMeter
 from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 from v05ray.stopping.outstanding import Outstanding
@@ -21,13 +21,13 @@ CHUNK = 16
 
 
 class Predictor(Protocol):
-    """One copy of the value model."""
+    """One copy of the value model, in an actor of its own."""
 
     @property
     def predictor_id(self) -> str: ...  # noqa: D102
 
     async def ready(self) -> None:
-        """Returns once it can answer."""
+        """Returns once its model is loaded."""
         ...
 
     async def predict(
@@ -59,13 +59,16 @@ class PredictorPool:
         ready = [name for name, state in self._states.items() if state is ReplicaState.READY]
         parts = _parts(prompts, len(ready))
         self._meter.asked(len(prompts))
-        asked = (self._ask(name, part, support, policy_version, seed) for name, part in zip(ready, parts, strict=False))
+        asked = (
+            self._predict_part(name, part, support, policy_version, seed)
+            for name, part in zip(ready, parts, strict=False)
+        )
         answers = await asyncio.gather(*asked)
         return [prior for part in answers for prior in part]
 
-    async def waiting(self) -> Sequence[Held]:
-        """Predictors that have not answered."""
-        return self._given.held()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Predictions that are out."""
+        return self._given.pending()
 
     async def snapshot(self) -> PoolSnapshot:
         """Work is counted in prompts, where generators count tokens."""
@@ -90,7 +93,7 @@ class PredictorPool:
         self._states[predictor_id] = state
         self._meter.ready(sum(state is ReplicaState.READY for state in self._states.values()))
 
-    async def _ask(
+    async def _predict_part(
         self, name: str, part: Sequence[Prompt], support: Sequence[SupportExample], policy_version: int, seed: int
     ) -> list[Prior]:
         num_answered = None
@@ -108,7 +111,7 @@ class PredictorPool:
 
 
 def chunks(prompts: Sequence[Prompt]) -> list[Sequence[Prompt]]:
-    """What is computed together."""
+    """The prompts in groups of `CHUNK`, each computed together."""
     return [prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
 
 

@@ -101,7 +101,7 @@ class WorkMeter:
         self._answered_bound = self._answered_tokens = self._answered_rollouts = 0
 
     def ready(self, num_ready: int) -> None:
-        """So many generators are READY from now on."""
+        """From now on `num_ready` generators are READY."""
         self._advance()
         self._num_ready = num_ready
 
@@ -163,7 +163,7 @@ class _FadingRatio:
 
     @property
     def value(self) -> float | None:
-        """None before there is any."""
+        """above / below of what was added; None before anything was."""
         return self.above / self.below if self.above > 0 and self.below > 0 else None
 
 
@@ -188,7 +188,7 @@ class ScalingPolicy:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """(fewest, most)"""
+        """(fewest, most) generators that the config allows."""
         return self._config.fewest, self._config.most
 
     @property

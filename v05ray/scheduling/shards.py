@@ -8,15 +8,15 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from v05ray.ports import Generator, Held, Weights
+from v05ray.ports import Generator, PendingCall, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.generators import NoGeneratorLeft
 from v05ray.scheduling.snapshot import PoolSnapshot
-from v05ray.stopping.outstanding import ask_all
+from v05ray.stopping.outstanding import pending_calls
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
-ASK_S = 2.0
-"""Below `outstanding.ASK_S`: who asks the scheduler must not take it for frozen because one of its shards is."""
+REPLY_S = 2.0
+"""Below `outstanding.REPLY_S`, so that a frozen shard does not make the scheduler look frozen."""
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class _Part:
     """Its replicas that are not drained; emptied when they are all lost."""
     outstanding_tokens: int = 0
     no_room: bool = False
-    """Why they were lost."""
+    """Whether they were lost because their nodes had no room for the weights."""
 
     def lose(self, error: NoGeneratorLeft) -> None:
         self.generator_ids.clear()
@@ -42,16 +42,16 @@ class _Part:
 class Shards:
     """Implements `Drawing` over several others: work goes to the shard with the least outstanding per generator."""
 
-    def __init__(self, shards: Sequence[Drawing], *, ask_s: float = ASK_S) -> None:
-        """`ask_s`: a shard that does not reply within `ask_s` seconds is reported as the blocker."""
+    def __init__(self, shards: Sequence[Drawing], *, reply_s: float = REPLY_S) -> None:
+        """`reply_s`: a shard that does not reply within `reply_s` seconds is reported as the blocker."""
         if not shards:
             raise ValueError("needs >= 1 shard, got none")
         self._parts = [_Part(shard) for shard in shards]
-        self._version, self._ask_s = 0, ask_s
+        self._version, self._reply_s = 0, reply_s
 
     @property
     def version(self) -> int:
-        """What all shards serve."""
+        """The weight version last sent to the shards."""
         return self._version
 
     def add(self, generators: Iterable[Generator]) -> None:
@@ -62,7 +62,7 @@ class Shards:
             part.shard.add([generator])
 
     async def drain(self, generator_id: str) -> None:
-        """Lets a replica finish and go."""
+        """Gives the replica no more work and returns when it has finished what it had."""
         part = self._holder(generator_id)
         if part is None:
             raise ValueError(f"no shard has a generator {generator_id!r}")
@@ -79,7 +79,7 @@ class Shards:
         await self._on_all([part.shard.load_weights(weights) for part in self._parts])
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """On the shard with least to do."""
+        """The rollouts, not scored, from the shard with the least outstanding tokens per generator."""
         while True:
             part = self._least()
             try:
@@ -104,7 +104,7 @@ class Shards:
                 self._lose(part, error)
 
     async def abort(self, prompt_id: str) -> None:
-        """On every shard."""
+        """Ends a prompt's work on every shard, as any may have drawn it."""
         await asyncio.gather(*(part.shard.abort(prompt_id) for part in self._parts))
 
     async def snapshot(self) -> PoolSnapshot:
@@ -112,10 +112,10 @@ class Shards:
         parts = await asyncio.gather(*(part.shard.snapshot() for part in self._parts))
         return PoolSnapshot.combined(parts, self._version)
 
-    async def waiting(self) -> Sequence[Held]:
-        """What all shards wait for; a shard itself, where it does not answer."""
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Pending calls of all shards; a shard itself, where it does not reply in time."""
         roles = {f"scheduler shard {index}": part.shard for index, part in enumerate(self._parts)}
-        return await ask_all(roles, within_s=self._ask_s)
+        return await pending_calls(roles, within_s=self._reply_s)
 
     async def _on_all(self, calls: Sequence[Awaitable[None]]) -> None:
         answers = await asyncio.gather(*calls, return_exceptions=True)

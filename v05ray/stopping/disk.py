@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from v05ray.errors import RunError
-from v05ray.ports import Held
+from v05ray.ports import PendingCall
 from v05ray.stopping.exit_codes import ExitCode
 from v05ray.stopping.outstanding import Outstanding
 
@@ -46,9 +46,9 @@ class Disk:
         with self._given(NAME, f"work at {path}"):
             return await in_daemon_thread(work, *arguments)
 
-    async def waiting(self) -> Sequence[Held]:
-        """What it has not done yet."""
-        return self._given.held()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls of the disk that have not returned."""
+        return self._given.pending()
 
     async def responds(self, folder: Path, *, within_s: float = PROBE_S) -> bool:
         """Whether the folder's disk takes a few bytes, or refuses them, in time."""

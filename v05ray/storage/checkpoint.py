@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def learner_folder(self) -> Path:
-        """What the learners wrote."""
+        """The folder that the learners wrote their state to."""
         return self.folder / "learner"
 
 
@@ -95,7 +95,7 @@ class Latest:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """One run's checkpoints: saves, loads, finds the newest whole one, removes old ones."""
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], *, keep: int = 2) -> None:
         """`config` is the resolved config as JSON values (`Config.model_dump(mode="json")`); `keep` >= 1."""

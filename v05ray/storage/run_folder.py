@@ -52,7 +52,7 @@ class RunFolder:
 
     @property
     def summary(self) -> Path:
-        """What the run came to, as JSON."""
+        """The run's final figures, as JSON."""
         return self.path / "summary.json"
 
 

@@ -24,7 +24,7 @@ class RunState:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned."""
+        """Continues from what `state_dict` returned."""
         self.step = state["step"]
         self.totals = Totals(**state["totals"])
         self.seconds = dict(state["seconds"])

@@ -22,7 +22,7 @@ from v05ray.job.config_files import load_config
 from v05ray.job.preflight import Prepared, make_stream, prepare
 from v05ray.learning.learner import Learner
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.ports import GeneratorLost, Held, Roles, Weights
+from v05ray.ports import GeneratorLost, PendingCall, Roles, Weights
 from v05ray.rewards.pool import VerifierPool
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -94,7 +94,7 @@ class LocalLearners:
     async def export(self, folder: Path) -> None:
         self.rank.export_hf(folder)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
 
@@ -109,7 +109,7 @@ class LocalValues:
     ) -> list[Prior]:
         return self.model.predict(prompts, support, policy_version=policy_version, seed=seed)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
 

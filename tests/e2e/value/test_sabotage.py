@@ -23,7 +23,7 @@ from v05ray.config import Config, ValueConfig
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import Held, Roles, Weights
+from v05ray.ports import PendingCall, Roles, Weights
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.storage.checkpoint import Checkpoints
@@ -103,7 +103,7 @@ class Policy:
     async def export(self, folder: Path) -> None:
         await self.save(folder)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
     def success_after(self, num_rollouts: float) -> float:
@@ -170,7 +170,7 @@ class LocalValues:
         pairs = [replace(pair, score=-pair.score) for pair in support] if self.flipped else support
         return self.model.predict(prompts, pairs, policy_version=policy_version, seed=seed)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
 

@@ -16,7 +16,7 @@ from tests.fakes import FakeRewardPool, make_prompt, make_request
 from tests.ray.stubs import StubGenerator
 from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, elastic
-from v05ray.actors.placement import ask, until_placed
+from v05ray.actors.placement import request_group, until_placed
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.config import Config
 from v05ray.job.config_files import make_config
@@ -34,7 +34,7 @@ class StubPlaces:
     groups: dict[str, PlacementGroup] = field(default_factory=dict)
 
     async def take(self, name: str) -> Generator:
-        self.groups[name] = ask(Role(name, ({"CPU": 1.0},), "STRICT_PACK"))
+        self.groups[name] = request_group(Role(name, ({"CPU": 1.0},), "STRICT_PACK"))
         try:
             await until_placed(self.groups[name])
         except asyncio.CancelledError:

@@ -11,7 +11,7 @@ from tests.fakes import FakeRewardPool, make_prompt
 from tests.ray.stubs import StubGenerator
 from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, elastic
-from v05ray.actors.placement import ask, until_placed
+from v05ray.actors.placement import request_group, until_placed
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import ValuePlaces, start_values
 from v05ray.job.config_files import make_config
@@ -60,7 +60,7 @@ def reserved() -> set[str]:
 async def test_predictions_that_take_too_long_bring_a_value_actor_and_short_ones_send_it_away(tmp_path: Path):
     (tmp_path / "config.yaml").touch()
     address, cache = Address.of(tmp_path), tmp_path / "cache.sqlite"
-    group = ask(layout.value_role(CONFIG))
+    group = request_group(layout.value_role(CONFIG))
     await until_placed(group)
     actor: Any = ray.remote(SchedulerActor).options(num_cpus=0, max_concurrency=1000)
     scheduler = RayScheduler(actor.remote(CONFIG, FakeRewardPool(), [StubGenerator("generator-0", {"p": [1.0]})]))

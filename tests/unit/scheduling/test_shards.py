@@ -6,7 +6,7 @@ import pytest
 
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.config import BudgetConfig, Spec
-from v05ray.ports import BatchRequest, GeneratorLost, Held, Weights
+from v05ray.ports import BatchRequest, GeneratorLost, PendingCall, Weights
 from v05ray.scheduling.generators import GeneratorPool, NoGeneratorLeft
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.scheduling.shards import Shards
@@ -95,14 +95,14 @@ async def test_a_drained_replica_gets_no_more_and_is_gone():
 
 async def test_what_every_shard_waits_for_is_told_and_a_frozen_shard_is_named_itself():
     class Frozen(GeneratorPool):
-        async def waiting(self) -> Sequence[Held]:
+        async def waiting(self) -> Sequence[PendingCall]:
             await asyncio.Event().wait()
             return ()
 
     slow = [FakeGenerator({"p": [1.0]}, name, latency=30.0) for name in ("a", "b", "c")]
     limits = {"draw_timeout_s": 60.0, "max_outstanding_seqs": 2}
     parts = [kind(FakeRewardPool(), **limits) for kind in (GeneratorPool, GeneratorPool, Frozen)]
-    drawing = Shards(parts, ask_s=0.1)
+    drawing = Shards(parts, reply_s=0.1)
     drawing.add(slow)
     await drawing.until_ready()
     prompt = make_prompt("p")

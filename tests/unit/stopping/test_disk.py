@@ -30,8 +30,8 @@ async def test_work_on_a_disk_that_hangs_is_known_and_can_be_given_up(fifo: Path
     disk = Disk()
     writing = asyncio.create_task(disk.do(fifo, fifo.write_text, "x"))
     await asyncio.sleep(0.05)
-    (held,) = await disk.waiting()
-    assert (held.actor, held.what) == ("the disk", f"work at {fifo}")
+    (call,) = await disk.waiting()
+    assert (call.actor, call.what) == ("the disk", f"work at {fifo}")
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing

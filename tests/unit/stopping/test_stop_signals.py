@@ -78,7 +78,7 @@ async def stopped_in_a_step(*numbers: signal.Signals) -> tuple[Trainer, Stop, li
 
     async def work() -> Stop:
         stop = Stop(notes.append)
-        with signals.delivered(stop.ask), stop.waits_for_the_step(trainer, grace_s=240):
+        with signals.delivered(stop.request), stop.waits_for_the_step(trainer, grace_s=240):
             for number in numbers:
                 send(number)
             await asyncio.sleep(0.01)
@@ -115,10 +115,10 @@ async def test_a_second_request_and_one_before_the_steps_end_the_work_at_once(st
         stop = Stop(lambda note: None)
         if steps_begun:
             with stop.waits_for_the_step(Trainer(), grace_s=1):
-                stop.ask(signal.SIGTERM)
-                stop.ask(signal.SIGTERM)
+                stop.request(signal.SIGTERM)
+                stop.request(signal.SIGTERM)
                 await asyncio.sleep(10)
-        stop.ask(signal.SIGTERM)
+        stop.request(signal.SIGTERM)
         await asyncio.sleep(10)
 
     (task,), _ = await asyncio.wait([asyncio.ensure_future(work())])
@@ -130,7 +130,7 @@ async def test_after_the_last_step_the_first_request_leaves_the_export_alone():
     stop = Stop(notes.append)
     with stop.waits_for_the_step(Trainer(), grace_s=1):
         pass
-    stop.ask(signal.SIGTERM)
+    stop.request(signal.SIGTERM)
     await asyncio.sleep(0)  # a cancelled task would not get here
     assert notes == ["the run is ending already; once more to stop at once"]
 

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.ports import Held, RoleLost
+from v05ray.ports import PendingCall, RoleLost
 from v05ray.stopping.disk import Disk, DiskStalled
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.stopping.watchdog import Stalled, Watchdog
 
 
 class Frozen:
-    async def waiting(self) -> list[Held]:
+    async def waiting(self) -> list[PendingCall]:
         await asyncio.Event().wait()
         return []
 
 
 def dog(
-    notes: list[str], *, note_s: float = 0.05, limit_s: float = 0.17, disk_limit_s: float = 0.12, ask_s: float = 0.05
+    notes: list[str], *, note_s: float = 0.05, limit_s: float = 0.17, disk_limit_s: float = 0.12, reply_s: float = 0.05
 ) -> Watchdog:
     return Watchdog(
-        note_s=note_s, limit_s=limit_s, disk_limit_s=disk_limit_s, note=notes.append, disk=Disk(), ask_s=ask_s
+        note_s=note_s, limit_s=limit_s, disk_limit_s=disk_limit_s, note=notes.append, disk=Disk(), reply_s=reply_s
     )
 
 
@@ -65,7 +65,7 @@ async def test_a_timeout_of_the_work_itself_stays_what_it_is():
 
 async def test_a_fault_of_whoever_is_asked_ends_the_stage_and_is_not_lost():
     class Broken:
-        async def waiting(self) -> list[Held]:
+        async def waiting(self) -> list[PendingCall]:
             raise RuntimeError("no such thing")
 
     with pytest.raises(RuntimeError, match="no such thing"):

@@ -360,7 +360,7 @@ async def stalled_trainer(
         watchdog._note_s = 0.1 if name in stages else 90.0
         return watched(name, *arguments, **options)
 
-    watchdog.stage, watchdog._ask_s = stage, 0.1
+    watchdog.stage, watchdog._reply_s = stage, 0.1
     if notes is not None:
         watchdog._note = notes.append
     return trainer
