@@ -60,7 +60,7 @@ def make_request(
 
 
 def response_text(reward: float, label: str = "") -> str:
-    """A response that carries its own reward; `label` tells responses of equal reward apart."""
+    """A response that carries its own reward; `label` distinguishes responses of equal reward."""
     return f"{label}[reward={reward!r}]"
 
 

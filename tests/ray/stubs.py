@@ -14,7 +14,7 @@ from v05ray.types import DrawRequest, Rollout
 
 
 class StubEngine:
-    """`FakeGenerator` in a process of its own; can be told to die at its n-th draw."""
+    """`FakeGenerator` in a process of its own; can die at its n-th draw."""
 
     def __init__(self, name: str, rewards: Mapping[str, Sequence[float]], latency: float, die_at: int | None) -> None:
         self._fake = FakeGenerator(rewards, name, latency=latency)

@@ -1,4 +1,4 @@
-"""What roles on real actors say they wait for, while they wait; and actors that stand still are named."""
+"""What roles on real actors say they wait for, while they wait; and frozen actors are named."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ NAMES = ["p0", "p1"]
 
 @ray.remote(num_cpus=0)
 class Stub:
-    """A learner rank or a value actor that may stand still."""
+    """A learner rank or a value actor that may freeze."""
 
     def __init__(self, frozen: bool) -> None:
         self._frozen = frozen
@@ -45,7 +45,7 @@ class Stub:
 
 
 async def until(role: Waits, actor: str, *, timeout_s: float = 30.0) -> list[PendingCall]:
-    """What the role waits for once that includes this actor, and nobody else."""
+    """What the role waits for once that is this actor alone."""
     async with asyncio.timeout(timeout_s):
         while True:
             held = list(await role.waiting())
@@ -69,7 +69,7 @@ async def batch(scheduler: RayScheduler) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-async def test_the_scheduler_names_the_generator_that_stands_still_while_its_batch_runs(shards: int):
+async def test_the_scheduler_names_the_frozen_generator_while_its_batch_runs(shards: int):
     generators = [StubGenerator(f"g{i}", {name: [1.0] for name in NAMES}, latency=60.0 * i) for i in range(2)]
     scheduler = scheduler_of(*generators, shards=shards)
     await scheduler.start()
@@ -82,7 +82,7 @@ async def test_the_scheduler_names_the_generator_that_stands_still_while_its_bat
     running.cancel()
 
 
-async def test_a_scheduler_whose_process_stands_still_is_named_itself_within_the_bound():
+async def test_a_scheduler_whose_process_is_stopped_is_named_itself_within_the_bound():
     scheduler = scheduler_of(StubGenerator("g0", {name: [1.0] for name in NAMES}, latency=60.0))
     await scheduler.start()
     pid = await scheduler.actor.__ray_call__.remote(lambda _: os.getpid())
@@ -98,7 +98,7 @@ async def test_a_scheduler_whose_process_stands_still_is_named_itself_within_the
     assert held.what.startswith("gone (ActorDiedError")
 
 
-async def test_a_learner_rank_and_a_value_actor_that_stand_still_are_named():
+async def test_a_frozen_learner_rank_and_value_actor_are_named():
     ranks = [Stub.remote(frozen) for frozen in (False, True)]
     learners = RayLearnerGroup(ranks, timeout_s=3.0)
     stepping = asyncio.create_task(learners.step())

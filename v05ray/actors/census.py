@@ -1,4 +1,4 @@
-"""How much memory every actor of a run holds: asked of the actors themselves, on whatever node they are."""
+"""How much memory every actor of a run holds, measured in the actors themselves, on any node."""
 
 import asyncio
 from collections.abc import Mapping

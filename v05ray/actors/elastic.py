@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 CENSUS_TICKS = 5
-"""Ticks from one question for memory to the next."""
+"""Ticks between two measurements of memory."""
 LAST_SNAPSHOT_S = 5.0
 
 
@@ -46,7 +46,7 @@ class Address:
 
     @classmethod
     def of(cls, folder: Path) -> "Address":
-        """The folder's namespace; the name is of this attempt alone, for a lost scheduler may linger under its own."""
+        """The folder's namespace; the name is of this attempt alone, for a lost scheduler may still hold its name."""
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
         return cls(f"v05ray-{folder.name}-{digest}", f"scheduler-{uuid4().hex[:8]}")
 
@@ -157,7 +157,7 @@ class _Watch:
                 await asyncio.sleep(TICK_S)
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """A fault here costs the run its elasticity, not its life; it is reported at once."""
+        """A fault here ends the scaling, not the run; it is reported at once."""
         if not task.cancelled() and (error := task.exception()):
             log.error("the number of generators and value actors is no longer adjusted", exc_info=error)
             self._writer.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})

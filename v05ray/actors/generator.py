@@ -17,7 +17,7 @@ from v05ray.types import DrawRequest, Rollout
 
 
 class GeneratorActor:
-    """The engine's process. When the engine dies, so does the actor: half an engine is worth nothing."""
+    """The engine's process. The actor ends when the engine does."""
 
     def __init__(self, config: Config, generator_id: str) -> None:
         from v05ray.generation.engine import Engine
@@ -69,7 +69,7 @@ class RayGenerator:
         from v05ray.generation.environment import environment
 
         settings = self._config.generators
-        # A name of its own for every start: the one before may linger for a moment.
+        # A name of its own for every start: the one before may still exist for a moment.
         name = {"name": f"{self._id}:{uuid4().hex[:8]}", "namespace": self._namespace} if self._namespace else {}
         self._actor = (
             ray.remote(GeneratorActor)
@@ -110,8 +110,8 @@ class RayGenerator:
     async def _call(self, method: str, *arguments: Any) -> Any:
         """One call of the actor; its death is `GeneratorLost`, and so is a failed start or weight update.
 
-        An error in the code of a draw stays what it is: another generator would only meet it too. So would another
-        start meet a `ConfigError`, whichever call reports it.
+        An error in the code of a draw is raised as it is: another generator would raise it too. So is a `ConfigError`,
+        which another start would raise again, whichever call reports it.
         """
         from v05ray.generation.engine import EngineDead
 

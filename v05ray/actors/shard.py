@@ -31,7 +31,7 @@ class Ticket:
 
 
 Answer = tuple[int, list[ScoredRollout] | Exception]
-"""(ticket number, what came of it)"""
+"""(ticket number, scored rollouts or the error)"""
 
 
 def generator_pool(config: Config, rewards: RewardPool):
@@ -210,7 +210,7 @@ class RayShard:
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
-                await asyncio.sleep(0)  # who was answered looks now, and may ask for more
+                await asyncio.sleep(0)  # callers with an answer continue now, and may draw more
         except RayError as error:
             for future in self._waiting.values():
                 if not future.done():

@@ -31,7 +31,7 @@ async def start_all(
 ) -> AsyncIterator[Roles]:
     """Every actor a training run needs, up and wired, and as many generators as are wanted from then on.
 
-    `cache` keeps the value model's embeddings between runs; `folder` is the run's, which tells how it is.
+    `cache` keeps the value model's embeddings between runs; `folder` is the run's, which gets its status.
     """
     address = Address.of(folder)
     async with (

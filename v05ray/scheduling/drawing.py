@@ -14,7 +14,7 @@ from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 
 class Drawing(Protocol):
-    """Generators and verifiers behind one door."""
+    """Generators and verifiers behind one interface."""
 
     @property
     def version(self) -> int:

@@ -1,4 +1,4 @@
-"""Generators, and value actors, that come and go: carries out what the scaling policy, or a person, wants.
+"""Generators, and value actors, that come and go: carries out what the scaling policy decides, or `v05ray scale` sets.
 
     wanted > present:  a place is asked for (an autoscaler may have to bring the node), then the replica is added to the
                        pool, which gives it the current weights, and then work
@@ -16,7 +16,7 @@ from v05ray.scheduling.scaling import ScalingPolicy
 from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 
 Note = Callable[[str, Mapping[str, object]], None]
-"""Takes an event's name and its particulars."""
+"""Records an event: its name and its fields."""
 Replica = TypeVar("Replica")
 Replica_co = TypeVar("Replica_co", covariant=True)
 Replica_contra = TypeVar("Replica_contra", contravariant=True)
@@ -66,13 +66,13 @@ class FleetState:
 
 @dataclass
 class Fleet(Generic[Replica]):
-    """Keeps as many replicas as are wanted, from `present` (the ids of those that the pool starts with) on."""
+    """Keeps as many replicas as are wanted; `present` are the ids of those that the pool starts with."""
 
     policy: ScalingPolicy
     pool: Pool[Replica]
     places: Places[Replica]
     present: list[str]
-    """In the order in which they came."""
+    """In the order of their arrival."""
     note: Note
     kind: str = "generator"
     """Its replicas are `KIND-0`, `KIND-1`, ..., and events call them so."""
@@ -110,7 +110,7 @@ class Fleet(Generic[Replica]):
         return FleetState(pool, wanted, states, backlog_s, self.policy.tokens_per_s)
 
     async def close(self) -> None:
-        """Ends what is under way; places that are taken are given back by who made them."""
+        """Ends what is under way; places that are taken are given back by the part that reserved them."""
         tasks = [*self._coming.values(), *self._arriving.values(), *self._leaving.values()]
         for task in tasks:
             task.cancel()

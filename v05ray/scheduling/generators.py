@@ -27,13 +27,13 @@ from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
-"""A prompt whose draw was lost this often is what kills the generators; it is named and the run ends."""
+"""A prompt whose draw was lost this often is taken for the cause of the losses; the run ends and names it."""
 
 MAX_RESTARTS = 3
 """A replica that fails this often without becoming READY in between is given up."""
 
 QUEUE = "the queue for a generator"
-"""Where draws are that no generator has room for."""
+"""Name, in pending calls, of draws that no generator has room for."""
 
 
 @dataclass
@@ -81,7 +81,7 @@ class GeneratorPool:
         by then, and a lost replica loses less. None holds nothing back."""
         self._max_outstanding_seqs = max_outstanding_seqs
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        """Heap of (ticket, turn): who looked in vain keeps its place."""
+        """Heap of (ticket, turn): a draw that found no room keeps its place."""
         self._tickets = itertools.count()
         self._draw_timeout_s = draw_timeout_s
         self._load_timeout_s = load_timeout_s
@@ -202,7 +202,7 @@ class GeneratorPool:
         answers = await asyncio.gather(
             *(self._abort(generator, prompt_id) for generator in live), return_exceptions=True
         )
-        for answer in answers:  # one that is gone or frozen does no work; its next draw will tell
+        for answer in answers:  # one that is gone or frozen does no work; its next draw will show that
             if isinstance(answer, BaseException) and not isinstance(answer, GeneratorLost | TimeoutError):
                 raise answer
 
@@ -230,7 +230,7 @@ class GeneratorPool:
         self._require_hope()
 
     async def close(self) -> None:
-        """Ends what is going on; replicas themselves are ended by who made them."""
+        """Cancels starts and weight updates; the actors themselves are ended by the part that started them."""
         tasks = [task for replica in self._replicas.values() for task in replica.tasks]
         for task in tasks:
             task.cancel()
@@ -358,7 +358,7 @@ class GeneratorPool:
         self._mark(replica, state)
         async with self._changed:
             self._changed.notify_all()
-        self._wake(len(self._waiting))  # each looks for itself
+        self._wake(len(self._waiting))  # each checks for room again
 
     def _spawn(self, replica: _Replica, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

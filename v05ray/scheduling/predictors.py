@@ -55,7 +55,7 @@ class PredictorPool:
     async def predict(
         self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
     ) -> list[Prior]:
-        """Shared out evenly among all that are READY."""
+        """One prior per prompt, in order; the prompts are shared evenly among the READY predictors."""
         ready = [name for name, state in self._states.items() if state is ReplicaState.READY]
         parts = _parts(prompts, len(ready))
         self._meter.asked(len(prompts))

@@ -1,11 +1,11 @@
-"""How many generators would pay: from the backlog to a wanted number, without thrashing. Standard library and config.
+"""How many generators are worth their cost: from the backlog to a wanted number, without thrashing.
 
     backlog [tokens] = outstanding tokens (a known upper bound) x learned share of it that is really drawn
     need             = mean backlog while generating / (target_backlog_s x tokens per second of one generator)
 
 A trainer alternates between generation and learning, so the clock of everything here runs only while work is
-outstanding: an hour of learning is no sign that generators are too many. Within a batch the backlog falls from its
-height to nothing, so it is averaged over slices of at least `sustain_s`; more generators are wanted when the newest
+outstanding: an hour of learning is no sign that generators are too many. Within a batch the backlog shrinks from its
+peak to nothing, so it is averaged over slices of at least `sustain_s`; more generators are wanted when the newest
 slice says so, fewer when every slice of the last `hold_s` does, neither within `cooldown_s` of the last change.
 """
 
@@ -55,7 +55,7 @@ class Elastic(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a pool has seen of its work; all but the first two only grow. A value pool's tokens are prompts."""
+    """What a pool was asked for and answered; all but the first two only grow. A value pool's tokens are prompts."""
 
     outstanding_tokens: int = 0
     """Upper bound of what is asked for and not answered, whether a generator has it or it waits for one."""
@@ -75,7 +75,7 @@ class Workload:
 
     @staticmethod
     def combined(parts: Iterable["Workload"]) -> "Workload":
-        """Of pools that work on the same batches, side by side."""
+        """The sum over pools that work on the same batches, side by side; the time is that of the longest."""
         parts = list(parts)
         return Workload(
             sum(p.outstanding_tokens for p in parts),
@@ -111,7 +111,7 @@ class WorkMeter:
         self._outstanding += bound
 
     def ended(self, bound: int, num_tokens: int | None, num_rollouts: int = 1) -> None:
-        """It was answered with `num_tokens` tokens; None: it was cancelled or failed, and teaches nothing."""
+        """It was answered with `num_tokens` tokens; None: it was cancelled or failed, and is left out of the rates."""
         self._advance()
         self._outstanding -= bound
         if num_tokens is not None:
@@ -206,7 +206,7 @@ class ScalingPolicy:
         return workload.outstanding_tokens * (self._share.value or 1.0) / (rate * num_generators)
 
     def set(self, wanted: int) -> None:
-        """By hand. A policy with a target continues from there after its cool-down.
+        """Sets the number by hand. A policy with a target continues from there after its cool-down.
 
         Raises:
             ConfigError: outside `generators.min` to `generators.max`.

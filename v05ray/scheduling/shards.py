@@ -1,7 +1,7 @@
-"""Several shards that draw and score, each with generators of its own, behind one door.
+"""Several shards that draw and score, each with generators of its own, behind one interface.
 
 Decisions are not sharded: the one scheduler makes them all, so the halt stays global and any number of shards decides
-alike. What a shard takes off it is every message about a rollout that is not finished and scored.
+alike. A shard takes from the scheduler every message about a rollout that is not finished and scored.
 """
 
 import asyncio

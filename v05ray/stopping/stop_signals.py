@@ -138,7 +138,7 @@ class Stop:
         return self._asked
 
     def request(self, number: signal.Signals) -> None:
-        """One signal; see the module's table."""
+        """Handles one signal, as the module's table says."""
         if self._asked or (self._trainer is None and not self._ending):
             if self._task is not None:
                 self._task.cancel()

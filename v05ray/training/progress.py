@@ -26,7 +26,7 @@ _FIGURES = (
 
 
 class Progress:
-    """The run's voice. On a terminal its last line lives; elsewhere (CI, `ray job logs`) every step is one line.
+    """What a run prints. On a terminal its last line is live; elsewhere (CI, `ray job logs`) every step is one line.
 
     Use as a context manager: on leaving, the terminal is as it was, also after an error.
     """
@@ -114,7 +114,7 @@ class Progress:
         self._started = self._last_line = self._clock()
 
     def evaluation_drawn(self) -> None:
-        """One more of its requests is answered; where there is no live line, that is said from time to time."""
+        """One more of its requests is answered; where there is no live line, a line reports that from time to time."""
         self._num_drawn += 1
         self._activity = f"evaluating: {self._num_drawn} of {self._num_draws} draws"
         now = self._clock()

@@ -1,4 +1,4 @@
-"""Where a run stands: what the next step depends on besides the learners and the parts with a memory of their own."""
+"""A run's position: what the next step depends on besides the learners and the parts with a state of their own."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

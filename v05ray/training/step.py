@@ -139,7 +139,7 @@ class Stepper:
     async def _kept_aside_on_failure(
         self, step: int, groups: Sequence[RolloutGroup], computed: Mapping[str, Advantages]
     ) -> AsyncIterator[None]:
-        """When the step fails, what was scored stays beside the ledger: it is done again, with draws of its own."""
+        """When the step fails, what was scored is kept beside the ledger: the step is repeated with its own draws."""
         try:
             yield
         except BaseException:

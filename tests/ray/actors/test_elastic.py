@@ -1,4 +1,4 @@
-"""Generators that come and go while work is going on, through real actors and placement groups; stubs for engines."""
+"""Generators that come and go during work, through real actors and placement groups; stubs for engines."""
 
 import asyncio
 import subprocess
@@ -92,7 +92,7 @@ def scale(folder: Path, count: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-async def test_a_person_scales_a_run_from_outside_and_is_told_what_it_allows(stage: Stage):
+async def test_a_run_is_scaled_from_outside_within_what_it_allows(stage: Stage):
     await stage.scheduler.load_weights(Weights(5, [ray.put(b"bucket")], 6))
     status = await stage.until(lambda s: s.step == 5)
     assert status.generators == {"generator-0": "ready"}
@@ -130,7 +130,7 @@ async def test_a_long_queue_brings_generators_and_a_short_one_takes_them_away(st
     drawn = await asyncio.gather(*drawing)
     assert {rollouts[0].generator_id for rollouts in drawn} == {"generator-0", "generator-1", "generator-2"}
     assert [rollouts[0].prompt_id for rollouts in drawn] == list(REWARDS)
-    while read_status(stage.folder).wanted > 1:  # one draw at a time leaves nobody waiting
+    while read_status(stage.folder).wanted > 1:  # one draw at a time leaves no queue
         await stage.scheduler.draw(make_request(make_prompt("p0"), (0,)))
     await stage.until(lambda s: s.generators == {"generator-0": "ready"})
     changes = [(e["before"], e["generators"]) for e in read_events(stage.folder) if e["event"] == "wanted"]

@@ -42,10 +42,10 @@ PROMPTS = [make_prompt(f"p{i}") for i in range(512)]
 
 class NoPlaces:
     async def take(self, name: str) -> Generator:
-        raise AssertionError(f"nobody asked for {name}")
+        raise AssertionError(f"{name} was not asked for")
 
     async def give_back(self, name: str) -> None:
-        raise AssertionError(f"nobody has {name}")
+        raise AssertionError(f"{name} has no place")
 
 
 async def predict(pool: PredictorPool, count: int) -> list[float]:

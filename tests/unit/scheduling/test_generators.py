@@ -130,7 +130,7 @@ async def test_one_that_drains_while_it_comes_up_is_gone_and_stays_so():
     assert (await pool.snapshot()).replicas == {"g": ReplicaState.READY, "slow": ReplicaState.GONE}
 
 
-async def test_new_weights_wait_for_nobody_on_the_way_up_and_a_newcomer_serves_them():
+async def test_new_weights_wait_for_no_replica_on_the_way_up_and_a_newcomer_serves_them():
     class Slow(FakeGenerator):
         async def ready(self):
             await asyncio.sleep(0.1)
@@ -146,7 +146,7 @@ async def test_new_weights_wait_for_nobody_on_the_way_up_and_a_newcomer_serves_t
     assert (rollout.generator_id, rollout.policy_version) == ("slow", 2)
 
 
-async def test_one_that_fails_its_weights_holds_nobody_up_while_it_restarts():
+async def test_one_that_fails_its_weights_holds_no_other_up_while_it_restarts():
     class Failing(FakeGenerator):
         async def load_weights(self, weights: Weights) -> int:
             if weights.version == 1:
@@ -197,7 +197,7 @@ async def test_a_full_generator_is_given_no_more_until_it_answers():
     assert most == 4
 
 
-async def test_what_waits_goes_to_whoever_has_room_first_and_in_order():
+async def test_what_waits_goes_to_the_first_generator_with_room_and_in_order():
     slow, fast = FakeGenerator(REWARDS, "slow", latency=0.2), FakeGenerator(REWARDS, "fast", latency=0.01)
     pool = await started(slow, fast, max_outstanding_seqs=2)
     await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(8)))
@@ -259,7 +259,7 @@ async def test_a_frozen_generator_holds_no_abort_up():
 
 
 @pytest.mark.parametrize("no_room", [False, True])
-async def test_the_last_failure_is_told_when_none_is_left(no_room: bool):
+async def test_the_last_failure_is_reported_when_none_is_left(no_room: bool):
     class Refusing(FakeGenerator):
         async def load_weights(self, weights: Weights) -> int:
             raise GeneratorLost("g: ValueError('bucket 3 does not fit')", no_room=no_room)

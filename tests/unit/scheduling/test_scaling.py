@@ -43,7 +43,7 @@ class Bench:
         return self.policy.observe(self.work)
 
 
-def test_the_meter_integrates_by_hand_and_stands_still_while_nothing_is_outstanding():
+def test_the_meter_integrates_by_hand_and_stops_while_nothing_is_outstanding():
     now = 0.0
     meter = WorkMeter(clock=lambda: now)
     meter.ready(2)
@@ -139,7 +139,7 @@ def test_batches_that_come_and_go_do_not_thrash_it(
                 assert bench.policy.observe(bench.work) == seen[-1]
     grew = [b > a for a, b in pairwise(seen) if a != b]
     assert sum(a != b for a, b in pairwise(grew)) <= 1  # it may overshoot once, and never swings
-    # Slices fall on other parts of the batches as time goes on, so a height on the boundary may show it late, and once.
+    # Slices fall on other parts of the batches as time passes, so a height on the boundary may show it late, and once.
     assert sum(a != b for a, b in pairwise(seen[len(seen) // 2 :])) <= 1
 
 

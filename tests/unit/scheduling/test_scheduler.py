@@ -93,8 +93,8 @@ async def test_the_last_open_prompt_is_refused_a_top_up():
     assert len(groups["d"].scored) == 4
 
 
-async def test_an_abort_at_the_halt_cancels_what_is_in_flight_and_tells_the_generator():
-    # top: rejected at once, its top-up takes long. Once only it is open, the halt falls (1 < 4/2) and gives it up.
+async def test_an_abort_at_the_halt_cancels_what_is_in_flight_and_aborts_it_at_the_generator():
+    # top: rejected at once, its top-up takes long. Once only it is open, the batch halts (1 < 4/2) and gives it up.
     config = OSLA.model_copy(update={"halt_fraction": 1 / 2, "on_halt": "abort"})
     generator = FakeGenerator(
         {name: [1] for name in ("top", "b", "c", "d")},

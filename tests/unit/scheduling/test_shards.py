@@ -41,7 +41,7 @@ async def test_any_number_of_shards_decides_alike(halt_fraction: float):
         groups = [group async for group in scheduler.run(batch)]
         results.append({g.prompt.prompt_id: (g.rewards, g.stop.reason) for g in groups})
     assert results[0] == results[1] == results[2]
-    # With the halt on, it falls once for the whole batch, however its prompts are spread over the shards.
+    # With the halt on, the whole batch halts once, however its prompts are spread over the shards.
     assert ("halted" in {reason for _, reason in results[0].values()}) == (halt_fraction > 0)
 
 
@@ -93,7 +93,7 @@ async def test_a_drained_replica_gets_no_more_and_is_gone():
         await drawing.drain("a")
 
 
-async def test_what_every_shard_waits_for_is_told_and_a_frozen_shard_is_named_itself():
+async def test_what_every_shard_waits_for_is_reported_and_a_frozen_shard_is_named_itself():
     class Frozen(GeneratorPool):
         async def waiting(self) -> Sequence[PendingCall]:
             await asyncio.Event().wait()

@@ -153,23 +153,27 @@ with StopSignals():
         time.sleep(20)
     except KeyboardInterrupt:
         print("stopped", flush=True)  # would raise EIO
-        os.write(int(sys.argv[1]), b"went on")
+        os.write(int(sys.argv[1]), b"continued")
 """
 
 
 def test_a_closed_terminal_does_not_break_what_is_printed_after_it():
     terminal, theirs = os.openpty()
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", CLOSED_TERMINAL, str(tell)], stdout=theirs, stderr=theirs, stdin=theirs, pass_fds=[tell]
+        [sys.executable, "-c", CLOSED_TERMINAL, str(writing)],
+        stdout=theirs,
+        stderr=theirs,
+        stdin=theirs,
+        pass_fds=[writing],
     )
-    os.close(tell)
+    os.close(writing)
     os.close(theirs)
     said = b""
     while not said.endswith(b"\n"):  # closed in the middle of the line, the terminal would fail this print
         said += os.read(terminal, 100)
     os.close(terminal)
     process.send_signal(signal.SIGHUP)
-    assert os.read(told, 100) == b"went on"
+    assert os.read(reading, 100) == b"continued"
     assert process.wait(20) == 0
-    os.close(told)
+    os.close(reading)

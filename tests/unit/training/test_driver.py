@@ -153,7 +153,7 @@ async def test_streaming_changes_when_groups_are_learned_from_and_not_what(tmp_p
         assert samples == sorted((s.prompt_id, s.advantages[0]) for call in reference.learner.accumulated for s in call)
 
 
-async def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path):
+async def test_an_interrupted_run_resumes_as_if_it_had_not_been(tmp_path: Path):
     whole, broken = World(), World()
     expected = await (await trainer_of(config_of(), whole, tmp_path / "whole")).run()
 
@@ -204,7 +204,7 @@ async def test_an_error_in_the_learner_ends_the_run_and_is_not_swallowed(tmp_pat
 
 async def test_metrics_have_the_fields_names_and_hand_worked_values(tmp_path: Path):
     world = World(generator=FakeGenerator({name: [1.0, 1.0, 1.0, -1.0] for name in NAMES}))
-    world.values.default = 0.5  # agrees with every mean of 4: nobody is topped up
+    world.values.default = 0.5  # agrees with every mean of 4: no prompt is topped up
     await (await trainer_of(config_of(run={"num_steps": 1}), world, tmp_path, eval_names=())).run()
     (metrics,) = [m for _, m in world.tracker.metrics if "critic/score/mean" in m]
     assert metrics["critic/score/mean"] == 0.5

@@ -43,7 +43,7 @@ async def stalled_trainer(
     return trainer
 
 
-async def test_a_value_actor_that_stands_still_is_named(tmp_path: Path):
+async def test_a_frozen_value_actor_is_named(tmp_path: Path):
     trainer = await stalled_trainer(World(values=FakeValuePool(latency=60.0)), tmp_path, "prior")
     with pytest.raises(Stalled, match=r"step 1, prior: .* waiting for value-0 \(prediction for \d s\)"):
         await trainer.run()
@@ -84,7 +84,7 @@ async def test_a_generator_that_does_not_load_the_weights_is_named(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("method", "stage"), [("accumulate", "draw, score and learn"), ("step", "update")])
-async def test_a_learner_rank_that_stands_still_is_named(tmp_path: Path, method: str, stage: str):
+async def test_a_frozen_learner_rank_is_named(tmp_path: Path, method: str, stage: str):
     class Slow(FakeLearner):
         async def accumulate(self, samples) -> None:
             self.latency = 60.0 if method == "accumulate" else 0.0
@@ -123,7 +123,7 @@ async def test_a_frozen_scheduler_is_named_itself(tmp_path: Path):
 
 
 class HangingWriter(LedgerWriter):
-    """Its disk hangs at every step, as one whose mount is dead; nobody ever reads the FIFO."""
+    """Its disk hangs at every step, as one whose mount is dead: the FIFO is never read."""
 
     def append_step(self, step, groups, advantages, meta) -> None:
         fifo = self.folder / "hangs"
@@ -131,7 +131,7 @@ class HangingWriter(LedgerWriter):
         fifo.write_text("x")
 
 
-async def test_a_ledger_whose_disk_hangs_is_told_and_ends_the_run_by_its_path(tmp_path: Path):
+async def test_a_ledger_whose_disk_hangs_is_reported_and_ends_the_run_with_its_path(tmp_path: Path):
     notes: list[str] = []
     trainer = await stalled_trainer(World(), tmp_path, "ledger", notes=notes)
     trainer._steps._ledger = HangingWriter(tmp_path / "ledger")
@@ -145,7 +145,7 @@ async def test_a_ledger_whose_disk_hangs_is_told_and_ends_the_run_by_its_path(tm
 
 
 @pytest.mark.parametrize(("disk_hangs", "kind"), [(False, Stalled), (True, DiskStalled)])
-async def test_a_checkpoint_or_an_export_that_does_not_end_is_told_with_the_rank(
+async def test_a_checkpoint_or_an_export_that_does_not_end_is_reported_with_the_rank(
     tmp_path: Path, disk_hangs: bool, kind: type[Exception]
 ):
     class Deaf(FakeLearner):
@@ -169,7 +169,7 @@ async def test_a_checkpoint_or_an_export_that_does_not_end_is_told_with_the_rank
         await trainer.export(tmp_path / "model")
 
 
-async def test_an_evaluation_that_stands_still_names_generator_or_verifier(tmp_path: Path):
+async def test_a_stalled_evaluation_names_generator_or_verifier(tmp_path: Path):
     for world, named in (
         (World(generator=FakeGenerator({n: [1.0] for n in NAMES}, latency=60.0)), r"draws? at g0"),
         (World(rewards=FakeRewardPool(latency=60.0)), "verdicts? at the reward actor"),
