@@ -141,7 +141,7 @@ class Choice(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What code from outside has to have so that it can stand in for a built-in part."""
+    """What code from outside has to have so that it can replace a built-in part."""
 
     methods: Mapping[str, int] = field(default_factory=dict)
     """Method that it must define to the number of its positional arguments; `__call__` for the part itself."""

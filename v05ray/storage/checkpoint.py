@@ -62,7 +62,7 @@ _NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written or read; the message names the file and the way out."""
+    """A checkpoint cannot be written or read; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """Where to resume from."""
+    """The newest whole checkpoint, which a resume starts from."""
 
     folder: Path
     step: int
@@ -145,7 +145,7 @@ class Checkpoints:
                 raise
             raise CheckpointError(
                 f"cannot write the checkpoint of step {step} at {final}: {reason}; free some space or lower "
-                "run.keep_checkpoints, and go on from the one before with --resume"
+                "run.keep_checkpoints, then resume from the one before with --resume"
             ) from error
         return final
 

@@ -31,13 +31,13 @@ class RunStatus:
     """Last step done, which is the weight version in service."""
     num_steps: int
     generators: Mapping[str, str] = field(default_factory=dict)
-    """Life by generator id; `placing` waits for a place."""
+    """State by generator id; `placing` waits for a place."""
     wanted: int = 0
     """Generators that there should be."""
     fewest: int = 0
     most: int = 0
     values: Mapping[str, str] = field(default_factory=dict)
-    """Life by value actor; `placing` waits for a place."""
+    """State by value actor; `placing` waits for a place."""
     wanted_values: int = 0
     """Value actors that there should be."""
     fewest_values: int = 0

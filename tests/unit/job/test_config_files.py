@@ -150,7 +150,7 @@ def test_null_is_not_written_before_or_after_a_question(tmp_path: Path, field: s
     assert getattr(load_config(write(tmp_path, SHORT), [f"data.{field}="]).data, field) == ""
 
 
-def test_variables_of_the_environment_stand_in_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_variables_of_the_environment_are_read_in_paths_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCRATCH", "/big")
     monkeypatch.delenv("NOWHERE", raising=False)
     path = write(tmp_path, SHORT)

@@ -24,7 +24,7 @@ from v05ray.job.config_files import load_config, make_config
         ({"recipe": "grpo", "budget": {"rule": {"name": "fixed", "n": 1}}}, "2"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_mending(written: dict, message: str):
+def test_what_is_wrong_is_named_with_its_fix(written: dict, message: str):
     with pytest.raises(ConfigError) as caught:
         make_config({**MINIMAL, **written})
     assert message in str(caught.value)

@@ -111,6 +111,6 @@ def test_the_command_shows_an_ended_run_and_refuses_to_scale_it(folder: Path, ca
     assert "no events yet" in capsys.readouterr().out
     assert main(["scale", str(folder), "--generators", "2"]) == 2
     assert "has ended" in capsys.readouterr().err
-    StatusWriter(folder).write(STATUS)  # written in 1970: whoever wrote it is gone
+    StatusWriter(folder).write(STATUS)  # written in 1970: the process that wrote it is gone
     assert main(["scale", str(folder), "--generators", "2"]) == 2
     assert "it does not run any more, or cannot answer" in capsys.readouterr().err
