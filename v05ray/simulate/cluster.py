@@ -53,7 +53,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What one batch took."""
+    """Times of one batch, and their lower bounds."""
 
     makespan_s: float
     """From the first draw to the last reward."""
@@ -68,7 +68,7 @@ class Timing:
 
     @property
     def bound_s(self) -> float:
-        """The greater of the two."""
+        """The greater of the two bounds: no schedule is faster."""
         return max(self.work_bound_s, self.chain_bound_s)
 
     @property

@@ -93,7 +93,7 @@ TABLE = b'question,answer\n1+1?,007\n2+2?,NA\n\n3+3?,"1,""000"""\n4+4?,2.50\n'
         ("semicolons.csv", b'question;answer\n1+1?;007\n2+2?;NA\n3+3?;"1,""000"""\n4+4?;2.50\n'),
     ],
 )
-def test_values_of_a_table_are_the_text_that_stands_there(tmp_path, name, content):
+def test_values_of_a_table_are_the_text_that_is_there(tmp_path, name, content):
     # One packed file is read as JSON lines by `huggingface`.
     for source in ("csv",) if ".gz" in name else ("csv", "huggingface"):
         check_table(tmp_path, source, name, content)
