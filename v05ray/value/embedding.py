@@ -68,7 +68,7 @@ class TextEncoder(Protocol):
 
 @contextmanager
 def torch_threads(num_threads: int | None):
-    """Runs the body with so many torch threads (None: as they are) and puts the old number back."""
+    """Runs the body with `num_threads` torch threads (None: as they are) and puts the old number back."""
     import torch
 
     if num_threads is None:

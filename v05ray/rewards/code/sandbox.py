@@ -114,7 +114,7 @@ class Host:
         self._connection: socket.socket | None = None
 
     def sandbox(self, program: str, *, lifetime_s: float) -> "Sandbox":
-        """A sandbox for one program, which may last so long; raises `SandboxError` where it cannot be made."""
+        """A sandbox for one program, of `lifetime_s` seconds at most; raises `SandboxError` where it cannot be made."""
         try:
             return self._session(program, lifetime_s)
         except OSError:  # the process that forks them is not there yet, or has been killed

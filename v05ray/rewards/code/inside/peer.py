@@ -88,7 +88,7 @@ class Peer:
             answer = ["=", self.serve(name, fields)]
         except Gone:
             raise
-        except Exception as error:  # whatever a program raises is passed on to who called it
+        except Exception as error:  # whatever a program raises is passed on to its caller
             base = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
             answer = ["!", type(error).__name__, base, str(error)[:500]]
         self._send(answer)

@@ -117,7 +117,7 @@ class Captured:
         self.data = bytearray()
 
     def add(self, chunk: bytes) -> bool:
-        """Whether it may go on."""
+        """Keeps the chunk; whether the process may write more."""
         self.data += chunk
         if len(self.data) <= self.most:
             return True
@@ -324,7 +324,7 @@ class Session:
         more: tuple[int, Captured] | None = None,
         until: Callable[[], bool] | None = None,
     ) -> dict[str, Any]:
-        """Reads the child's pipes until it ends, or is ended; with `until`, it may also go on as `_program`."""
+        """Reads the child's pipes until it ends, or is ended; with `until`, it may also continue as `_program`."""
         errors = Captured(_STDERR_KEPT, drop=True)
         captured = {child.output: output, child.errors: errors, **(dict([more]) if more else {})}
         ended = os.pidfd_open(child.pid)
