@@ -1,7 +1,7 @@
 """A policy learns sums with the real V0's priors; in some runs the support's labels are turned around on purpose.
 
 The run is the project's own: trainer, scheduler, budget machine, estimator and trust are real, and so is V0 with its
-shipped bundle. Behind the ports stand a policy of five numbers (a success logit per number length, raised by policy
+shipped bundle. Behind the ports are a policy of five numbers (a success logit per number length, raised by policy
 gradient), a generator that tosses coins with its rates, and a verifier that reads the coin.
 """
 
@@ -107,7 +107,7 @@ class Policy:
         return ()
 
     def success_after(self, num_rollouts: float) -> float:
-        """Mean success rate once so many rollouts were drawn, interpolated between steps."""
+        """Mean success rate once that many rollouts were drawn, interpolated between steps."""
         drawn, success = zip(*self.history, strict=True)
         return float(np.interp(num_rollouts, drawn, success))
 
