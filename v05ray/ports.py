@@ -46,7 +46,7 @@ class GeneratorLost(RuntimeError):
 
 
 class RoleLost(RunError):
-    """A role that the run cannot go on without is gone or stands still; names it, the stage and what it worked on.
+    """A role that the run needs is gone or does not respond; names it, the stage and what it worked on.
 
     The run has to resume from its newest checkpoint with fresh actors.
     """
@@ -54,14 +54,14 @@ class RoleLost(RunError):
 
 @dataclass(frozen=True, slots=True)
 class PendingCall:
-    """Work that an actor was given and has not answered; what a watchdog names."""
+    """A call of an actor that has not returned: `PendingCall("generator-1", "draw", 61.0, 4, "p17")`."""
 
     actor: str
     """`generator-1`, `learner rank 0`, `the reward actor`."""
     what: str
     """`draw`, `verdict`, `load of version 3`."""
     seconds: float
-    """For so long; where there are several, the first of them."""
+    """Since the call; of several, since the first."""
     count: int = 1
     prompt_id: str | None = None
     """None for work that is not of one prompt."""
