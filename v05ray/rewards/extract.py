@@ -153,7 +153,7 @@ def _boxes(text: str) -> tuple[list[_Box], bool]:
 
 
 def _unboxed(content: str) -> str:
-    """Of a box that holds nothing but a box."""
+    """The inner content of a box that holds nothing but a box."""
     for _ in range(_MOST_DIFFERENT):
         inner = _BOX.match(content)
         if not inner or closing_brace(content, inner.end()) != len(content) - 1:

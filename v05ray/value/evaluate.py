@@ -39,7 +39,7 @@ class BackendPredictor:
         self._backend = backend
 
     def fit(self, data: EncodedRecords, train_rows: np.ndarray, seed: int) -> None:
-        """Nothing is trained."""
+        """Does nothing: the backend is trained already."""
 
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
         """The backend's own answers."""
@@ -79,7 +79,7 @@ class TrainedPredictor:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What an evaluation found."""
+    """Metrics of each method with intervals, and what was left out."""
 
     protocol: str
     num_queries: int
@@ -95,7 +95,7 @@ class EvaluationReport:
     """Over the rows of all splits."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as JSON values."""
         return asdict(self)
 
     def to_text(self) -> str:

@@ -54,7 +54,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Asserts:
-    """Code that tests."""
+    """A task's own code that tests the program."""
 
     setup: tuple[str, ...]
     asserts: tuple[str, ...]
@@ -73,7 +73,7 @@ class CodeReference:
 
     cases: tuple[Streams, ...] | tuple[Call, ...] = ()
     function: str | None = None
-    """Of calls."""
+    """Name of the function that cases of arguments call."""
     asserts: Asserts | None = None
 
 

@@ -94,7 +94,7 @@ class Peer:
         self._send(answer)
 
     def serve(self, name: str, fields: Sequence[Any]) -> Any:
-        """The answer to a request, wired."""
+        """Does a request of the other side; returns the result, wired."""
         raise NotImplementedError
 
     def raised(self, name: str, base: str, message: str) -> BaseException:
@@ -147,7 +147,7 @@ _BETWEEN: Mapping[str, Callable[..., Any]] = {
 
 
 class Program(Peer):
-    """The program's side."""
+    """The program's side of the connection."""
 
     def __init__(self, reads: BinaryIO, writes: BinaryIO, namespace: Mapping[str, Any]) -> None:
         super().__init__(reads, writes)
@@ -172,7 +172,7 @@ class Program(Peer):
         return call
 
     def raised(self, name: str, base: str, message: str) -> BaseException:
-        """A built-in one."""
+        """The built-in exception of that name, for one that the tests raised."""
         return _built_in(base)(message)
 
     def serve(self, name: str, fields: Sequence[Any]) -> Any:
@@ -207,7 +207,7 @@ def _built_in(name: str) -> type[Exception]:
 
 
 class Tests(Peer):
-    """The tests' side."""
+    """The tests' side of the connection."""
 
     def __init__(self, reads: BinaryIO, writes: BinaryIO) -> None:
         super().__init__(reads, writes)
