@@ -101,7 +101,7 @@ class StubGenerator:
     async def ready(self) -> None:
         """Waits for the process."""
         self.actor = ray.remote(StubEngine).options(num_cpus=0, max_concurrency=1000).remote(self.generator_id)
-        await self._ask("ready")
+        await self._call("ready")
 
     async def restart(self) -> None:
         """No process is meant to be lost here."""
@@ -109,16 +109,16 @@ class StubGenerator:
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """All rollouts of the request."""
-        return await self._ask("draw", request)
+        return await self._call("draw", request)
 
     async def abort(self, prompt_id: str) -> None:
         """Nothing is aborted when halts drain."""
 
     async def load_weights(self, weights: Weights) -> int:
         """Serves the version from now on."""
-        return await self._ask("load_weights", weights)
+        return await self._call("load_weights", weights)
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return await getattr(self.actor, method).remote(*arguments)
         except RayActorError as error:

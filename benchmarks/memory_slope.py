@@ -5,7 +5,7 @@
 Starts `v05ray train` with the given overrides, and after each step's line reads how much memory every process below it
 holds. A process belongs to the nearest actor above it (an engine's own process to its generator, verifiers to the
 rewards). Private memory (anonymous pages, where leaks are) and shared memory (the object store's pages that a process
-has touched, at most the store's size) are told apart, both counted proportionally where processes share them.
+has touched, at most the store's size) are kept apart, both counted proportionally where processes share them.
 
 Prints, per role, the private memory at the end of the warm-up and of the run, the least-squares slope after the warm-up
 and of the second half of it, and shared memory at both times. Needs Linux (`/proc/PID/smaps_rollup`).

@@ -72,7 +72,7 @@ def main() -> int:
     """0 where every readable reference is right in every form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--answer-field", help="where the answer stands; the usual names are tried without it")
+    parser.add_argument("--answer-field", help="where the answer is; the usual names are tried without it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     reports = [measure(path, arguments.answer_field) for path in arguments.files]

@@ -9,7 +9,7 @@ import re
 
 
 def close_enough(prompt, response, tolerance=0.1):
-    """1 for the right number; falls to -1 in a straight line where it is off by `tolerance` of the answer, or more."""
+    """1 for the right number; down to -1 in a straight line where it is off by `tolerance` of the answer, or more."""
     numbers = re.findall(r"-?\d+(?:\.\d+)?", response)
     if not numbers:
         return -1.0

@@ -22,7 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def tiny_model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The warm-started tiny Qwen3 (float32), as `make tiny` makes it; a copy of the one that another session made.
 
-    Made anew (15 s of training) when torch, transformers or any line of the room that makes it is another.
+    Made again (15 s of training) when torch, transformers or any line of the room that makes it is another.
     """
     import torch
     import transformers

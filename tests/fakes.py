@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
-from v05ray.ports import GeneratorLost, Held, RewardPool, Weights
+from v05ray.ports import GeneratorLost, PendingCall, RewardPool, Weights
 from v05ray.seeding import rollout_seed
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.training.progress import Progress
@@ -81,7 +81,7 @@ def one_turn(
 
 
 def response_text(reward: float, label: str = "") -> str:
-    """A response that carries its own reward; `label` tells responses of equal reward apart."""
+    """A response that carries its own reward; `label` distinguishes responses of equal reward."""
     return f"{label}[reward={reward!r}]"
 
 
@@ -221,7 +221,7 @@ class FakeRewardPool:
 class FakeEnvironment:
     """`ports.Environment` that answers every turn but the last with `observation`, and then lets the verifiers judge.
 
-    In the place of `SingleTurn`: `LocalDrawing(pool, rewards, FakeEnvironment)`.
+    In the place of `SingleTurn`: `GeneratorPool(rewards, make_environment=FakeEnvironment, ...)`.
     """
 
     rewards: RewardPool
@@ -258,9 +258,9 @@ class FakeValuePool:
         self.calls.append((tuple(p.prompt_id for p in prompts), tuple(support), policy_version, seed))
         return [Prior(p.prompt_id, self.values.get(p.prompt_id, self.default), policy_version) for p in prompts]
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """The one actor, while it predicts."""
-        return self.given.held()
+        return self.given.pending()
 
 
 @dataclass
@@ -308,9 +308,9 @@ class FakeLearner:
         self.pending.clear()
         return {"actor/grad_norm": abs(gradient), "actor/num_samples": float(num_samples)}
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """The one rank, while it works."""
-        return self.given.held()
+        return self.given.pending()
 
     async def abandon(self) -> None:
         """Forgets the samples."""

@@ -1,4 +1,4 @@
-"""What a command ends with in one line: errors of the user's, and of the world outside."""
+"""Errors that end a command with one line: wrong input, and faults outside of the code."""
 
 
 class ConfigError(ValueError):
@@ -6,4 +6,4 @@ class ConfigError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run cannot go on for a reason outside its code; the message says what, where, and how to go on."""
+    """A run cannot continue for a reason outside its code; the message says what, where, and how to continue."""

@@ -5,7 +5,7 @@ on Ray actors (`actors/`) and on in-process fakes (the tests). All work is async
 synchronous.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -47,22 +47,22 @@ class GeneratorLost(RuntimeError):
 
 
 class RoleLost(RunError):
-    """A role that the run cannot go on without is gone or stands still; names it, the stage and what it worked on.
+    """A role that the run needs is gone or does not respond; names it, the stage and what it worked on.
 
     The run has to resume from its newest checkpoint with fresh actors.
     """
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Work that an actor was given and has not answered; what a watchdog names."""
+class PendingCall:
+    """A call of an actor that has not returned: `PendingCall("generator-1", "draw", 61.0, 4, "p17")`."""
 
     actor: str
     """`generator-1`, `learner rank 0`, `the reward actor`."""
     what: str
     """`draw`, `verdict`, `load of version 3`."""
     seconds: float
-    """For so long; where there are several, the first of them."""
+    """Since the call; of several, since the first."""
     count: int = 1
     prompt_id: str | None = None
     """None for work that is not of one prompt."""
@@ -135,7 +135,7 @@ class ValuePool(Protocol):
         """One prior per prompt, in order, given the support pairs to condition on."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Which actor has not answered yet."""
         ...
 
@@ -173,7 +173,7 @@ class Scheduler(Protocol):
         """Counters for metrics: generators ready, draws lost and redone, what the budget rule has learned."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Which generator has not answered a draw or a weight update, and which verdicts are out; also while a batch
         runs."""
         ...
@@ -223,7 +223,7 @@ class LearnerGroup(Protocol):
         """The policy as a Hugging Face folder (safetensors, config, tokenizer)."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Which rank has not answered yet, and what it was asked."""
         ...
 
@@ -250,3 +250,5 @@ class Roles:
     tracker: Tracker
     values: ValuePool | None = None
     """None for algorithms without a prior."""
+    memory_mib: Callable[[], Mapping[str, float]] = dict
+    """Reads the resident memory of each actor, by role, as last measured."""

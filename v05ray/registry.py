@@ -117,7 +117,7 @@ class Choice(Generic[T]):
     """What messages call it: `budget rule 'osla'`, `budget rule 'my_rules:Halving'`."""
     builder: Callable[..., T]
     options: Mapping[str, Any]
-    """As they were given."""
+    """The options as the config has them."""
     is_plugin: bool = False
 
     @property
@@ -141,7 +141,7 @@ class Choice(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What code from outside has to have so that it can stand in for a built-in part."""
+    """What code from outside has to have so that it can replace a built-in part."""
 
     methods: Mapping[str, int] = field(default_factory=dict)
     """Method that it must define to the number of its positional arguments; `__call__` for the part itself."""
@@ -210,7 +210,7 @@ class Registry(Generic[T]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What was registered, sorted."""
+        """All registered names, sorted."""
         return tuple(sorted(name for name, builder in self._builders.items() if builder != self._from_outside))
 
     def builder(self, name: str) -> Callable[..., T]:

@@ -37,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     start.add_argument("--learners", type=int, default=0, help="most learner nodes (default: 0)")
     start.add_argument("--values", type=int, default=0, help="most value nodes (default: 0)")
     start.add_argument("--head-cpus", type=int, default=2, help="CPUs the head offers (default: 2)")
-    start.add_argument("--idle-s", type=float, default=12.0, help="a node idle for so long goes (default: 12)")
+    start.add_argument(
+        "--idle-s", type=float, default=12.0, help="a node is removed after N seconds idle (default: 12)"
+    )
     start.add_argument("--dashboard-port", type=int, default=8265, help="0 takes any free one (default: 8265)")
     start.add_argument("--folder", type=Path, default=FOLDER, help=f"its files, a short path (default: {FOLDER})")
     end = actions.add_parser("down", help="end the cluster and delete its folder")

@@ -1,7 +1,7 @@
 """Ray's fake_multinode provider, with a folder of its own for each node's copies of the jobs' working directories.
 
-As it stands, all its nodes share one, and every node that comes deletes a running job's working directory to unpack it
-afresh (`overwrite=True` in Ray's working_dir.py): processes of the job lose the folder they stand in. Real nodes have
+Unmodified, all its nodes share one, and every node that comes deletes a running job's working directory to unpack it
+afresh (`overwrite=True` in Ray's working_dir.py): processes of the job lose the folder they run in. Real nodes have
 disks of their own.
 """
 

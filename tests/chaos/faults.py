@@ -25,9 +25,9 @@ class Fault:
     notice: Callable[[TinyRun, float], float] | None = None
     """Waits for the first sign that it was noticed; returns when. None where nothing of the run has to notice."""
     relieve: Act = lambda world, run: None
-    """Done once it was noticed: what somebody or something else has to do before the run can go on."""
-    mend: Act = lambda world, run: None
-    """Done once a further step was done: so the run went on without it."""
+    """Done once it was noticed: the outside help that the run needs to continue."""
+    recover: Act = lambda world, run: None
+    """Done once a further step was done: the run continues without it."""
     ends_driver: bool = False
     """The run has to be started again, with `--resume auto`."""
     exit_code: int | None = None
@@ -98,7 +98,7 @@ def _mlflow(act: Callable[[World], None]) -> Callable[[World, TinyRun], float]:
 
 
 _GENERATOR = r"generator-\d+ lost \d+ rollouts|generator-\d+ failed to load"
-_RESTART = r"fresh actors go on from"
+_RESTART = r"fresh actors resume from"
 _VERIFIER = "v05ray.rewards.worker"
 _STORE = r"falling back to allocating from filesystem|allocat\w+ from the filesystem|fallback"
 
@@ -141,18 +141,18 @@ FAULTS = {
         Fault(
             "MLflow away",
             _mlflow(lambda world: world.mlflow.kill()),
-            mend=lambda world, run: world.mlflow.start(),
+            recover=lambda world, run: world.mlflow.start(),
         ),
         Fault(
             "MLflow does not answer",
             _mlflow(lambda world: world.mlflow.freeze()),
-            mend=lambda world, run: world.mlflow.thaw(),
+            recover=lambda world, run: world.mlflow.thaw(),
         ),
         Fault(
             "object store full",
             lambda world, run: world.fill_store(),
             _logged(_STORE),
-            mend=lambda world, run: world.free_store(),
+            recover=lambda world, run: world.free_store(),
         ),
         Fault(
             "disk full",

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.run`: a real tiny run under faults at random moments, compared with one that nobody disturbed.
+"""`python -m tests.chaos.run`: a real tiny run under faults at random moments, compared with an undisturbed one.
 
     undisturbed run -----------------------------------------------------> weights, ledger   ]
     disturbed run --fault--fault--(killed: started again with --resume auto)--fault--> weights, ledger   ] equal?
@@ -142,10 +142,10 @@ class Chaos:
         if fault.ends_driver:
             run = self._start(output)
         else:
-            # A step that nobody has to notice anything for has to begin under the fault, and not only to end.
+            # A step of a fault that needs no reaction has to begin under the fault, and not only to end.
             before = run.last_step() + (noticed is None)
         recovered = run.wait_for(rf"^step {before + 1}/", after=caused)
-        fault.mend(self._world, run)
+        fault.recover(self._world, run)
         detected_s = None if noticed is None else noticed - caused
         self._report.suffered.append(Suffered(fault.name, at_step, detected_s, recovered - caused))
         said = "" if detected_s is None else f"noticed after {detected_s:.1f} s, "
@@ -216,7 +216,7 @@ def scored(world: World, model: Path, faults: Sequence[Fault], *, seed: int) -> 
 
 
 def in_own_mounts() -> None:
-    """Starts this program again where it may mount a small disk that nobody else sees."""
+    """Starts this program again where it may mount a small disk of its own."""
     if os.environ.get("V05RAY_CHAOS_MOUNTS"):
         return
     unshare = shutil.which("unshare")

@@ -33,15 +33,15 @@ def test_a_run_under_faults_ends_where_an_undisturbed_one_does(tiny_model: Path)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     for name in SHORT:
         assert f"| {name} | 1 |" in done.stdout
-    told = re.search(
+    counts = re.search(
         r"(\d+) faults: (\d+) rollouts recorded once each, 0 differ .*; (\d+) more were set aside. "
         r"Weights differ .* by at most (\S+); training moved them by (\S+)\.$",
         done.stdout,
         re.MULTILINE,
     )
-    assert told, done.stdout
-    num_faults, num_rollouts, superseded = map(int, told.groups()[:3])
-    apart, moved = map(float, told.groups()[3:])
+    assert counts, done.stdout
+    num_faults, num_rollouts, superseded = map(int, counts.groups()[:3])
+    apart, moved = map(float, counts.groups()[3:])
     assert num_faults == len(SHORT)
     assert num_rollouts > 1000
     assert superseded > 0

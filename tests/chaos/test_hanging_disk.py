@@ -1,4 +1,4 @@
-"""A disk that hangs under the ledger of a real run: FIFOs that nobody reads stand where its next files are written."""
+"""A disk that hangs under the ledger of a real run: unread FIFOs are where its next files are written."""
 
 import os
 import time
@@ -7,7 +7,9 @@ from pathlib import Path
 from tests.chaos.tiny_run import TinyRun, assert_whole
 
 
-def test_a_hanging_ledger_is_told_ends_the_run_within_its_bound_and_can_be_resumed(tiny_model: Path, tmp_path: Path):
+def test_a_hanging_ledger_is_reported_ends_the_run_within_its_bound_and_can_be_resumed(
+    tiny_model: Path, tmp_path: Path
+):
     settings = ("run.num_steps=5", "run.checkpoint_every=1", "data.eval=null")
     with TinyRun(tiny_model, tmp_path, *settings, "run.silence_s=2", "run.stall_s=6") as run:
         run.wait_for_step(1)
@@ -17,9 +19,9 @@ def test_a_hanging_ledger_is_told_ends_the_run_within_its_bound_and_can_be_resum
         run.wait_for(
             r"step \d, ledger: nothing for \d s, waiting for the disk \(work at .*/ledger for \d s\)", after=hung
         )
-        told = run.wait_for(r"the disk of .*/ledger hangs", after=hung)
+        reported = run.wait_for(r"the disk of .*/ledger hangs", after=hung)
         assert run.end(timeout_s=90) == 1, run.printed
-        assert time.monotonic() - told < 60  # nothing else of the end waits for the hung files
+        assert time.monotonic() - reported < 60  # nothing else of the end waits for the hung files
         run.assert_gone()
     with TinyRun(tiny_model, tmp_path, *settings, "--resume", "auto") as again:
         assert again.end() == 0, again.printed

@@ -1,4 +1,4 @@
-"""Processes of a real run are killed in the middle of it; the run goes on, and its ledger is whole.
+"""Processes of a real run are killed in the middle of it; the run resumes, and its ledger is whole.
 
 One run suffers all of it: a start takes longer than the steps.
 """
@@ -56,7 +56,7 @@ def survived(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Surv
         ):
             run.wait_for_step(step)
             killed = run.signal(victim)
-            again = rf"fresh actors go on from the checkpoint of step {step - 1} \(restart 1 of 3\)"
+            again = rf"fresh actors resume from the checkpoint of step {step - 1} \(restart 1 of 3\)"
             run.wait_for(rf"{named}.*{again}", after=killed)
             run.wait_for_step(step, after=killed)
         assert run.end() == 0, run.printed
@@ -64,7 +64,7 @@ def survived(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Surv
 
 
 def test_killed_actors_that_come_back_cost_no_rollout(survived: Survived):
-    first_restart = survived.run.wait_for("fresh actors go on")
+    first_restart = survived.run.wait_for("fresh actors resume")
     assert first_restart > survived.run.wait_for_step(8) > survived.comeback_s
     assert not [step for aside in survived.ledger.superseded for step in aside.steps if step < 9]
     import mlflow

@@ -35,7 +35,7 @@ def test_a_killed_driver_is_begun_again_and_sighup_in_a_long_step_saves_the_last
         run.process.kill()  # before its first checkpoint
         run.process.wait()
         run.assert_gone()
-    # The same command begins again, and needs no home. Its second step never ends: its generator stands still.
+    # The same command begins again, and needs no home. Its second step never ends: its generator does not respond.
     with TinyRun(tiny_model, tmp_path, *LONG, env={"HOME": "/proc/nobody"}) as again:
         again.wait_for_step(1)
         again.signal("ray::GeneratorActor", signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""All that a disturbed run stands on and that can be taken from it: nodes, a disk, an MLflow server, the store."""
+"""All that a disturbed run needs and that can be taken from it: nodes, a disk, an MLflow server, the store."""
 
 import os
 import shutil
@@ -85,7 +85,7 @@ class World:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """Of a run that stands on all this."""
+        """Overrides of a run that needs all this."""
         return (
             f"cluster.address={self._cluster.address}",
             "cluster.node_types=true",
@@ -127,7 +127,7 @@ class World:
                 return time.monotonic()
 
     def free_disk(self) -> None:
-        """As somebody would who was told."""
+        """As an operator would who sees the report."""
         (self.output / "ballast").unlink()
 
     def fill_store(self) -> float:

@@ -14,7 +14,7 @@ from v05ray.types import DrawRequest, Rollout
 
 
 class StubEngine:
-    """`FakeGenerator` in a process of its own; can be told to die at its n-th draw."""
+    """`FakeGenerator` in a process of its own; can die at its n-th draw."""
 
     def __init__(self, name: str, rewards: Mapping[str, Sequence[float]], latency: float, die_at: int | None) -> None:
         self._fake = FakeGenerator(rewards, name, latency=latency)
@@ -54,22 +54,22 @@ class StubGenerator:
     async def ready(self) -> None:
         if self._actor is None:
             self._actor = start_engine(self._name, self._rewards, self._latency, self._die_at)
-        await self._ask("ready")
+        await self._call("ready")
 
     async def restart(self) -> None:
         ray.kill(self._actor)
         self._actor = start_engine(self._name, self._rewards, self._latency, None)
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        return await self._ask("draw", request)
+        return await self._call("draw", request)
 
     async def abort(self, prompt_id: str) -> None:
         return None
 
     async def load_weights(self, weights: Weights) -> int:
-        return await self._ask("load_weights", weights)
+        return await self._call("load_weights", weights)
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return await getattr(self._actor, method).remote(*arguments)
         except RayActorError as error:

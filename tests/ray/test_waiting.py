@@ -1,4 +1,4 @@
-"""What roles on real actors say they wait for, while they wait; and actors that stand still are named."""
+"""What roles on real actors say they wait for, while they wait; and frozen actors are named."""
 
 import asyncio
 import os
@@ -15,9 +15,9 @@ from v05ray.actors.learner import RayLearnerGroup
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import predictors
 from v05ray.job.config_files import make_config
-from v05ray.ports import BatchRequest, Held, RoleLost
+from v05ray.ports import BatchRequest, PendingCall, RoleLost
 from v05ray.scheduling.predictors import PredictorPool
-from v05ray.stopping.outstanding import Waits, ask, describe
+from v05ray.stopping.outstanding import Waits, calls_pending_at, describe
 from v05ray.types import Prior
 
 CONFIG = make_config({"model": {"path": "m"}, "data": {"train": "jsonl"}})
@@ -26,7 +26,7 @@ NAMES = ["p0", "p1"]
 
 @ray.remote(num_cpus=0)
 class Stub:
-    """A learner rank or a value actor that may stand still."""
+    """A learner rank or a value actor that may freeze."""
 
     def __init__(self, frozen: bool) -> None:
         self._frozen = frozen
@@ -44,8 +44,8 @@ class Stub:
             await asyncio.Event().wait()
 
 
-async def until(role: Waits, actor: str, *, timeout_s: float = 30.0) -> list[Held]:
-    """What the role waits for once that includes this actor, and nobody else."""
+async def until(role: Waits, actor: str, *, timeout_s: float = 30.0) -> list[PendingCall]:
+    """What the role waits for once that is this actor alone."""
     async with asyncio.timeout(timeout_s):
         while True:
             held = list(await role.waiting())
@@ -69,7 +69,7 @@ async def batch(scheduler: RayScheduler) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-async def test_the_scheduler_names_the_generator_that_stands_still_while_its_batch_runs(shards: int):
+async def test_the_scheduler_names_the_frozen_generator_while_its_batch_runs(shards: int):
     generators = [StubGenerator(f"g{i}", {name: [1.0] for name in NAMES}, latency=60.0 * i) for i in range(2)]
     scheduler = scheduler_of(*generators, shards=shards)
     await scheduler.start()
@@ -82,13 +82,13 @@ async def test_the_scheduler_names_the_generator_that_stands_still_while_its_bat
     running.cancel()
 
 
-async def test_a_scheduler_whose_process_stands_still_is_named_itself_within_the_bound():
+async def test_a_scheduler_whose_process_is_stopped_is_named_itself_within_the_bound():
     scheduler = scheduler_of(StubGenerator("g0", {name: [1.0] for name in NAMES}, latency=60.0))
     await scheduler.start()
     pid = await scheduler.actor.__ray_call__.remote(lambda _: os.getpid())
     os.kill(pid, signal.SIGSTOP)
     try:
-        (held,) = await ask("the scheduler", scheduler, within_s=0.5)
+        (held,) = await calls_pending_at("the scheduler", scheduler, within_s=0.5)
     finally:
         os.kill(pid, signal.SIGKILL)
     assert describe([held], NAMES) == "prompts 'p0', 'p1'; the scheduler (no answer for 0 s)"
@@ -98,7 +98,7 @@ async def test_a_scheduler_whose_process_stands_still_is_named_itself_within_the
     assert held.what.startswith("gone (ActorDiedError")
 
 
-async def test_a_learner_rank_and_a_value_actor_that_stand_still_are_named():
+async def test_a_frozen_learner_rank_and_value_actor_are_named():
     ranks = [Stub.remote(frozen) for frozen in (False, True)]
     learners = RayLearnerGroup(ranks, timeout_s=3.0)
     stepping = asyncio.create_task(learners.step())

@@ -22,7 +22,7 @@ MOST_POINTS = 300
 
 
 def kill_at_every_point(prepare: str, act: str, root: Path) -> list[Path]:
-    """The folders left behind, by kill point; the last one is of the run that nobody killed."""
+    """The folders left behind, by kill point; the last one is of the run that was not killed."""
     command = [sys.executable, "-m", "tests.unit.killing", prepare, act, str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -39,7 +39,7 @@ def test_v05_by_hand() -> None:
     assert recipes.get("vip").defaults()["value"] == {"enabled": True}  # the rule needs it, the estimator does not
 
 
-def test_kl_and_filter_stand_where_they_were_published() -> None:
+def test_kl_and_filter_are_where_they_were_published() -> None:
     learners = {name: recipe.defaults()["learner"] for name, recipe in RECIPES.items()}
     penalties = {name: (v["kl_coefficient"], v["kl_estimator"]) for name, v in learners.items() if v["kl_coefficient"]}
     assert penalties == {"grpo": (0.04, "k3")}

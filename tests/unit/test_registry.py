@@ -1,6 +1,7 @@
 """Parts from outside the package: one form for every registry, and errors that say what, got and fix."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -195,3 +196,27 @@ def test_a_plugins_resolved_options_are_of_its_own_form_and_what_is_no_json_is_l
     registry: Registry[object] = Registry("thing")
     registry.register("one")(lambda a=float("inf"), b=len, c=(1, 2), d=3: d)
     assert registry.resolved("one", {}) == {"d": 3}
+
+
+def test_options_of_a_registry_have_the_types_of_its_builder():
+    registry: Registry[object] = Registry("thing")
+    registry.register("x")(lambda size, share=0.5, names=(): (size, share, names))
+    assert registry.build("x", {"size": object}) == (object, 0.5, ())  # without a type, anything goes
+
+    @registry.register("y")
+    def y(size: int, share: float = 0.5, names: str | Sequence[str] = (), on: bool = False) -> object:
+        return size, share, names, on
+
+    assert y is registry.builder("y")
+    assert registry.build("y", {"size": 2.0, "names": ["a"], "on": True}) == (2, 0.5, ["a"], True)
+    for option, value in (
+        ("size", "a"),
+        ("size", True),
+        ("size", 1.5),
+        ("share", [1]),
+        ("names", 5),
+        ("names", [5]),
+        ("on", "no"),
+    ):
+        with pytest.raises(ConfigError, match=f"thing 'y': {option}: "):
+            registry.build("y", {"size": 1, option: value})

@@ -1,4 +1,4 @@
-"""How much memory every actor of a run holds: asked of the actors themselves, on whatever node they are."""
+"""How much memory every actor of a run holds, measured in the actors themselves, on any node."""
 
 import asyncio
 from collections.abc import Mapping
@@ -24,17 +24,21 @@ def resident_mib(_: Any) -> float:
 
 
 class Census:
-    """Asks the actors again that have answered. A busy actor answers when it has time; it is not asked twice."""
+    """Measures every actor again once it has replied. A busy actor replies when it has time; it is not asked twice."""
 
     def __init__(self, namespace: str, actors: Mapping[str, Any]) -> None:
-        """`actors` by role; those of the namespace that are named `ROLE:...` are found out, for they come and go."""
+        """`actors` by role; those named `ROLE:...` in the namespace are discovered dynamically."""
         self._namespace, self._fixed = namespace, dict(actors)
         self._found: dict[str, Any] = {}
         self._asked: dict[str, asyncio.Task[float]] = {}
         self._known: dict[str, float] = {}
 
-    async def take(self) -> Mapping[str, float]:
-        """Role to MiB, as last heard; asks once more."""
+    def latest(self) -> Mapping[str, float]:
+        """Role to MiB, as last measured; of the actors that were alive then."""
+        return self._known
+
+    async def measure(self) -> None:
+        """Takes in the replies that have come, and asks those actors again; waits for none of them."""
         self._found = await asyncio.to_thread(self._named)
         living = self._fixed | self._found
         for role, asked in list(self._asked.items()):
@@ -47,11 +51,10 @@ class Census:
         self._known = {role: mib for role, mib in self._known.items() if role in living}
         for role, actor in living.items():
             if role not in self._asked:
-                self._asked[role] = asyncio.create_task(_ask(actor))
-        return self._known
+                self._asked[role] = asyncio.create_task(_resident(actor))
 
     def close(self) -> None:
-        """Waits for no answer any more."""
+        """Gives up the replies that have not come."""
         for asked in self._asked.values():
             asked.cancel()
 
@@ -69,5 +72,5 @@ class Census:
         return found
 
 
-async def _ask(actor: Any) -> float:
+async def _resident(actor: Any) -> float:
     return await actor.__ray_call__.remote(resident_mib)

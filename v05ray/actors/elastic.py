@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import ray
@@ -20,7 +19,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from v05ray.actors.census import Census
 from v05ray.actors.gauges import Gauges
 from v05ray.actors.generator import RayGenerator
-from v05ray.actors.placement import ask, nodes, on, until_placed
+from v05ray.actors.placement import nodes, on, request_group, until_placed
 from v05ray.actors.scheduler import RayScheduler
 from v05ray.config import Config
 from v05ray.machine import layout
@@ -28,14 +27,14 @@ from v05ray.ports import Generator
 from v05ray.scheduling.fleet import Fleet, FleetState, Places
 from v05ray.scheduling.predictors import Predictor, PredictorPool
 from v05ray.scheduling.scaling import ScalingPolicy
-from v05ray.storage.status import RunStatus, Voice
+from v05ray.storage.status import RunStatus, StatusWriter
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
 CENSUS_TICKS = 5
-"""Ticks from one question for memory to the next."""
-LAST_LOOK_S = 5.0
+"""Ticks between two measurements of memory."""
+LAST_SNAPSHOT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Address:
 
     @classmethod
     def of(cls, folder: Path) -> "Address":
-        """The folder's namespace; the name is of this attempt alone, for a lost scheduler may linger under its own."""
+        """The folder's namespace; the name is of this attempt alone, for a lost scheduler may still hold its name."""
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
         return cls(f"v05ray-{folder.name}-{digest}", f"scheduler-{uuid4().hex[:8]}")
 
@@ -61,7 +60,7 @@ class RayPlaces:
 
     async def take(self, name: str) -> Generator:
         """Waits as long as it takes; cancelled, it withdraws the request."""
-        group = ask(layout.generator_role(self._config, int(name.rpartition("-")[2])))
+        group = request_group(layout.generator_role(self._config, int(name.rpartition("-")[2])))
         self._groups[name] = group
         try:
             await until_placed(group)
@@ -71,7 +70,7 @@ class RayPlaces:
         return RayGenerator(name, self._config, on(group), self._namespace)
 
     async def give_back(self, name: str) -> None:
-        """Kills what runs there."""
+        """Ends the replica by removing its placement group."""
         remove_placement_group(self._groups.pop(name))
 
 
@@ -82,17 +81,17 @@ async def elastic(
     places: Places[Generator],
     present: Sequence[str],
     *,
-    actors: Mapping[str, Any],
+    census: Census,
     folder: Path,
     address: Address,
     values: tuple[PredictorPool, Places[Predictor]] | None = None,
 ) -> AsyncIterator[None]:
-    """While this lasts there are as many generators and value actors as are wanted, and the run tells how it is.
+    """While this lasts there are as many generators and value actors as are wanted, and the run reports its status.
 
-    `present` are the ids of the generators that the scheduler has already; `actors` are the other actors, by role;
+    `present` are the ids of the generators that the scheduler has already; `census` is kept up to date meanwhile;
     `values` is the value pool with the places for its newcomers.
     """
-    voice, settings = Voice(folder), config.generators
+    writer, settings = StatusWriter(folder), config.generators
     blank = RunStatus(
         time=time.time(),
         state="running",
@@ -105,14 +104,14 @@ async def elastic(
         namespace=address.namespace,
         scheduler=address.name,
     )
-    fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), voice.event)
+    fleet = Fleet(ScalingPolicy(settings), scheduler, places, list(present), writer.event)
     value_fleet = None
     if values:
         pool, value_places = values
-        ids = list((await pool.look()).lives)
-        value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, voice.event, kind="value")
+        ids = list((await pool.snapshot()).replicas)
+        value_fleet = Fleet(ScalingPolicy(config.value), pool, value_places, ids, writer.event, kind="value")
         blank = replace(blank, fewest_values=config.value.fewest, most_values=config.value.most)
-    watch = _Watch(fleet, value_fleet, voice, blank, Census(address.namespace, actors), Gauges(folder.name), scheduler)
+    watch = _Watch(fleet, value_fleet, writer, blank, census, Gauges(folder.name))
     task = asyncio.create_task(watch.run())
     task.add_done_callback(watch.ended)
     try:
@@ -127,20 +126,19 @@ async def elastic(
 
 
 class _Watch:
-    """Ticks, and tells."""
+    """Ticks the fleets, and writes status, events and metrics."""
 
     def __init__(
         self,
         fleet: Fleet[Generator],
         values: Fleet[Predictor] | None,
-        voice: Voice,
+        writer: StatusWriter,
         status: RunStatus,
         census: Census,
         gauges: Gauges,
-        scheduler: RayScheduler,
     ) -> None:
-        self._fleet, self._values, self._voice, self._status = fleet, values, voice, status
-        self._census, self._gauges, self._scheduler = census, gauges, scheduler
+        self._fleet, self._values, self._writer, self._status = fleet, values, writer, status
+        self._census, self._gauges = census, gauges
 
     async def run(self) -> None:
         """Until it is cancelled, or the scheduler is lost: then the run itself ends or restarts."""
@@ -149,28 +147,28 @@ class _Watch:
                 state = await self._fleet.tick()
                 values = await self._values.tick() if self._values else None
                 if number % CENSUS_TICKS == 0:
-                    self._scheduler.memory_mib = dict(await self._census.take())
+                    await self._census.measure()
                 kinds = node_kinds(await asyncio.to_thread(nodes))
                 if kinds != self._status.nodes:
-                    self._voice.event("nodes", {"nodes": kinds})
-                self._status = self._told(state, values, kinds)
-                self._gauges.show(self._status, state.seen)
-                await asyncio.to_thread(self._voice.say, self._status)
+                    self._writer.event("nodes", {"nodes": kinds})
+                self._status = self._status_of(state, values, kinds)
+                self._gauges.show(self._status, state.pool)
+                await asyncio.to_thread(self._writer.write, self._status)
                 await asyncio.sleep(TICK_S)
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """A fault here costs the run its elasticity, not its life; it is reported at once."""
+        """A fault here ends the scaling, not the run; it is reported at once."""
         if not task.cancelled() and (error := task.exception()):
             log.error("the number of generators and value actors is no longer adjusted", exc_info=error)
-            self._voice.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
+            self._writer.event("fleet failed", {"error": f"{type(error).__name__}: {error}"})
 
     async def close(self) -> None:
-        """The last words, which stay in the folder."""
+        """Writes the status of an ended run, which stays in the folder."""
         self._census.close()
-        with contextlib.suppress(RayActorError, TimeoutError):  # lost or frozen: what was last seen has to do
-            seen = await asyncio.wait_for(self._fleet.pool.look(), LAST_LOOK_S)
-            self._status = replace(self._status, step=seen.version)
-        self._voice.say(
+        with contextlib.suppress(RayActorError, TimeoutError):  # lost or frozen: the last tick's step is kept
+            last = await asyncio.wait_for(self._fleet.pool.snapshot(), LAST_SNAPSHOT_S)
+            self._status = replace(self._status, step=last.version)
+        self._writer.write(
             replace(
                 self._status,
                 time=time.time(),
@@ -182,19 +180,19 @@ class _Watch:
             )
         )
 
-    def _told(self, state: FleetState, values: FleetState | None, kinds: Mapping[str, int]) -> RunStatus:
+    def _status_of(self, state: FleetState, values: FleetState | None, kinds: Mapping[str, int]) -> RunStatus:
         return replace(
             self._status,
             time=time.time(),
-            step=state.seen.version,
-            generators=state.lives,
+            step=state.pool.version,
+            generators=state.replicas,
             wanted=state.wanted,
-            values=values.lives if values else {},
+            values=values.replicas if values else {},
             wanted_values=values.wanted if values else 0,
-            outstanding_tokens=state.seen.load.outstanding_tokens,
+            outstanding_tokens=state.pool.workload.outstanding_tokens,
             backlog_s=state.backlog_s,
             tokens_per_s=state.tokens_per_s,
-            memory_mib={role: round(mib, 1) for role, mib in self._scheduler.memory_mib.items()},
+            memory_mib={role: round(mib, 1) for role, mib in self._census.latest().items()},
             nodes=kinds,
         )
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 
 from ray.util.metrics import Counter, Gauge
 
-from v05ray.scheduling.fleet import Seen
-from v05ray.scheduling.generators import Life
+from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 from v05ray.storage.status import RunStatus
 
 GAUGES: Mapping[str, tuple[str, str]] = {
     "v05ray_step": ("", "Last step done; the weight version in service."),
-    "v05ray_generators": ("life", "Generators in each state of their lives."),
+    "v05ray_generators": ("life", "Generators in each state between their start and their end."),
     "v05ray_generators_wanted": ("", "Generators that there should be."),
     "v05ray_outstanding_tokens": ("", "Upper bound of the tokens asked for and not answered."),
     "v05ray_backlog_seconds": ("", "Predicted seconds until the generators have worked that off."),
@@ -45,21 +44,22 @@ class Gauges:
         self._counted = dict.fromkeys(COUNTERS, 0)
         self._shown: dict[str, set[str]] = {}
 
-    def show(self, status: RunStatus, seen: Seen) -> None:
-        """The newest of everything."""
+    def show(self, status: RunStatus, pool: PoolSnapshot) -> None:
+        """Sets every metric to its present value; counters grow by what is new."""
         self._set("v05ray_step", status.step)
         self._set("v05ray_generators_wanted", status.wanted)
         self._set("v05ray_outstanding_tokens", status.outstanding_tokens)
         self._set("v05ray_backlog_seconds", status.backlog_s)
         self._set("v05ray_generator_tokens_per_second", status.tokens_per_s)
-        lives = list(status.generators.values())
-        self._set_each("v05ray_generators", {life: lives.count(life) for life in ("placing", *(x.value for x in Life))})
+        states = list(status.generators.values())
+        kinds = ("placing", *(state.value for state in ReplicaState))
+        self._set_each("v05ray_generators", {kind: states.count(kind) for kind in kinds})
         self._set_each("v05ray_actor_memory_mib", status.memory_mib)
         self._set_each("v05ray_nodes", status.nodes)
-        self._count("v05ray_rollouts", seen.load.answered_rollouts)
-        self._count("v05ray_tokens", seen.load.answered_tokens)
-        self._count("v05ray_lost_rollouts", seen.num_lost_rollouts)
-        self._count("v05ray_generator_restarts", seen.num_restarts)
+        self._count("v05ray_rollouts", pool.workload.answered_rollouts)
+        self._count("v05ray_tokens", pool.workload.answered_tokens)
+        self._count("v05ray_lost_rollouts", pool.num_lost_draws)
+        self._count("v05ray_generator_restarts", pool.num_restarts)
 
     def _set(self, name: str, value: float | None) -> None:
         if value is not None:

@@ -17,7 +17,7 @@ from v05ray.types import DrawRequest, Rollout
 
 
 class GeneratorActor:
-    """The engine's process. When the engine dies, so does the actor: half an engine is worth nothing."""
+    """The engine's process. The actor ends when the engine does."""
 
     def __init__(self, config: Config, generator_id: str) -> None:
         from v05ray.generation.engine import Engine
@@ -30,7 +30,7 @@ class GeneratorActor:
         await self._engine.ready()
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """All rollouts of the request."""
+        """All rollouts of the request, in the order of its sample indices."""
         return await self._engine.draw(request)
 
     async def abort(self, prompt_id: str) -> None:
@@ -69,7 +69,7 @@ class RayGenerator:
         from v05ray.generation.environment import environment
 
         settings = self._config.generators
-        # A name of its own for every start: the one before may linger for a moment.
+        # A name of its own for every start: the one before may still exist for a moment.
         name = {"name": f"{self._id}:{uuid4().hex[:8]}", "namespace": self._namespace} if self._namespace else {}
         self._actor = (
             ray.remote(GeneratorActor)
@@ -88,7 +88,7 @@ class RayGenerator:
         """Waits for the engine, however long it loads."""
         if self._actor is None:
             self._start()
-        await self._ask("ready")
+        await self._call("ready")
 
     async def restart(self) -> None:
         """Kills what is left of the actor and starts another one."""
@@ -96,22 +96,22 @@ class RayGenerator:
         self._start()
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """All rollouts of the request."""
-        return await self._ask("draw", request)
+        """All rollouts of the request, in the order of its sample indices."""
+        return await self._call("draw", request)
 
     async def abort(self, prompt_id: str) -> None:
         """Ends a prompt's unfinished rollouts."""
-        await self._ask("abort", prompt_id)
+        await self._call("abort", prompt_id)
 
     async def load_weights(self, weights: Weights) -> int:
-        """Serves the version from now on."""
-        return await self._ask("load_weights", weights)
+        """Serves the version from now on; returns it once every tensor is in place."""
+        return await self._call("load_weights", weights)
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any) -> Any:
         """One call of the actor; its death is `GeneratorLost`, and so is a failed start or weight update.
 
-        An error in the code of a draw stays what it is: another generator would only meet it too. So would another
-        start meet a `ConfigError`, whichever call reports it.
+        An error in the code of a draw is raised as it is: another generator would raise it too. So is a `ConfigError`,
+        which another start would raise again, whichever call reports it.
         """
         from v05ray.generation.engine import EngineDead
 

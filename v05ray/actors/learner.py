@@ -14,7 +14,7 @@ from v05ray.actors.loss import describe_loss, fault, reason
 from v05ray.actors.placement import on
 from v05ray.config import Config
 from v05ray.errors import ConfigError
-from v05ray.ports import Held, RoleLost, Weights
+from v05ray.ports import PendingCall, RoleLost, Weights
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.types import TrainSample
 
@@ -142,9 +142,9 @@ class RayLearnerGroup:
         """The policy as a Hugging Face folder."""
         await self._all("export", folder)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         """Ranks that have not answered, and what they were asked."""
-        return self._given.held()
+        return self._given.pending()
 
     async def _all(self, method: str, *arguments: Any) -> list[Any]:
         """One collective call.

@@ -17,7 +17,7 @@ from ray.exceptions import (
 )
 
 from v05ray.errors import ConfigError, RunError
-from v05ray.ports import Held, RoleLost
+from v05ray.ports import PendingCall, RoleLost
 from v05ray.scheduling.generators import NoGeneratorLeft
 
 _CLASS = re.compile(r"class_name: (\w+)")
@@ -27,7 +27,7 @@ _CHAINED = re.compile(r"^(The above exception was|During handling of)", re.MULTI
 
 
 def describe_loss(error: BaseException) -> str | None:
-    """What was lost, in a few words; None for an error that fresh actors would only meet again.
+    """What was lost, in a few words; None for an error that fresh actors would raise again.
 
     An actor whose constructor raised is no loss but a fault of code or config: it would raise again.
     """
@@ -76,7 +76,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def full_store(error: BaseException) -> RunError | None:
-    """What to tell where Ray found no room for an object, neither in its store nor on the disk that it spills to.
+    """The error to raise where Ray found no room for an object, neither in its store nor on the disk that it spills to.
 
     No fresh actor would find more room. A store that is full alone raises nothing: Ray writes to disk then. A generator
     that finds no room for new weights is only lost, as others may have room on their nodes: it counts when it was the
@@ -91,16 +91,16 @@ def full_store(error: BaseException) -> RunError | None:
     return RunError(
         f"Ray's object store is full, and so is the disk behind it ({what}): free disk space where Ray's "
         "temporary folder is, or give the nodes a larger store (`cluster.object_store_mib`, `ray start "
-        "--object-store-memory`), and go on with --resume"
+        "--object-store-memory`), then continue with --resume"
     )
 
 
-async def held_by(actor: Any, name: str) -> Sequence[Held]:
-    """The answer of the actor's `waiting`; that it is gone, where it is."""
+async def pending_at(actor: Any, name: str) -> Sequence[PendingCall]:
+    """The actor's pending calls; one entry that says so where the actor is gone."""
     try:
         return await actor.waiting.remote()
     except RayActorError as error:
-        return [Held(name, f"gone ({reason(error)})", 0.0)]
+        return [PendingCall(name, f"gone ({reason(error)})", 0.0)]
 
 
 def reason(error: BaseException) -> str:

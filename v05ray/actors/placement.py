@@ -21,7 +21,7 @@ from v05ray.machine.layout import Node, NodeType, Role, outlook, place, total
 
 log = logging.getLogger(__name__)
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""What Kubernetes tells every pod about the account it runs as."""
+"""Where Kubernetes mounts the account that a pod runs as."""
 REACH_S = 10.0
 """Longest wait for a head that does not answer, in seconds."""
 TOKEN_FIX = "if the head asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
@@ -51,7 +51,7 @@ def join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, AuthenticationError) as error:
-        # Told an address, Ray brings no token by itself, and says of a head that refuses it only that it failed.
+        # Given an address, Ray sends no token by itself, and reports a head that refuses it as a plain failure.
         fix = "" if os.environ.get("RAY_AUTH_MODE") == "token" else f"; {TOKEN_FIX}"
         raise ConfigError(f"cluster.address {address!r} cannot be joined from here: {error}{fix}") from error
 
@@ -68,12 +68,13 @@ def look_at(address: str) -> tuple[list[Node], list[NodeType] | None]:
 def node_types() -> list[NodeType] | None:
     """What the cluster's autoscaler may bring; None where that cannot be known from here.
 
-    Some platforms tell the cluster itself. Else the autoscaler's own configuration is read: of the process, if it runs
-    on this machine (the head, for a submitted job), or of the RayCluster, if this is the head's pod under KubeRay.
+    On some platforms the cluster itself has them. Else the autoscaler's own configuration is read: of the process, if
+    it runs on this machine (the head, for a submitted job), or of the RayCluster, if this is the head's pod under
+    KubeRay.
     """
-    told = state.get_cluster_config()
-    if told is not None:
-        return [NodeType(group.name, dict(group.resources), group.max_count) for group in told.node_group_configs]
+    configured = state.get_cluster_config()
+    if configured is not None:
+        return [NodeType(group.name, dict(group.resources), group.max_count) for group in configured.node_group_configs]
     gcs_address = ray.get_runtime_context().gcs_address
     config = _autoscaler_config(gcs_address) or kuberay_config(os.environ.get("RAY_CLUSTER_NAME"))
     return None if config is None else types_of(config)
@@ -135,7 +136,7 @@ async def reserve(roles: Sequence[Role], *, wait_s: float) -> dict[str, Placemen
     look = outlook(roles, nodes(), types)
     if look.verdict == "never":
         raise ConfigError(look.text)
-    groups = {role.name: ask(role) for role in roles}
+    groups = {role.name: request_group(role) for role in roles}
     pending = {name: asyncio.ensure_future(until_placed(group)) for name, group in groups.items()}
     done, late = await asyncio.wait(pending.values(), timeout=wait_s)
     if not late:
@@ -164,7 +165,7 @@ def _why(roles: Sequence[Role], unplaced: Sequence[Role], types: Sequence[NodeTy
     return look.text
 
 
-def ask(role: Role) -> PlacementGroup:
+def request_group(role: Role) -> PlacementGroup:
     """A placement group that may have to wait for nodes."""
     return placement_group([dict(b) for b in role.bundles], strategy=role.strategy, name=role.name)
 

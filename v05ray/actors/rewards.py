@@ -25,7 +25,7 @@ class RewardActor:
         await self._pool.start()
 
     async def score_many(self, pairs: Sequence[tuple[Prompt, Rollout]]) -> list[ScoredRollout]:
-        """Verdicts in order."""
+        """One verdict per (prompt, rollout), in order."""
         return list(await asyncio.gather(*(self._pool.score(prompt, rollout) for prompt, rollout in pairs)))
 
     async def stats(self) -> dict[str, float]:
@@ -49,11 +49,11 @@ class RayRewardPool:
         return RayRewardPool, (self.actor,)
 
     async def ready(self) -> None:
-        """Waits for the verifiers."""
+        """Returns once the verifiers are built; raises the `ConfigError` of one that cannot be."""
         await self.actor.ready.remote()
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
-        """One verdict."""
+        """The verdict; calls of one turn of the event loop travel together."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[ScoredRollout] = loop.create_future()
         if not self._waiting:

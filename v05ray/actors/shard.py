@@ -1,4 +1,4 @@
-"""A scheduler shard: a `LocalDrawing` in a process of its own, and the port that the scheduler draws through."""
+"""A scheduler shard: a `GeneratorPool` in a process of its own, and the port that the scheduler draws through."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from v05ray.actors.lifeline import end_with_parent
-from v05ray.actors.loss import held_by
+from v05ray.actors.loss import pending_at
 from v05ray.config import Config
 from v05ray.machine.layout import SCHEDULER_CPUS
-from v05ray.ports import Generator, Held, RewardPool, Weights
-from v05ray.scheduling.drawing import DrawingStatus
+from v05ray.ports import Generator, PendingCall, RewardPool, Weights
+from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 QUEUE_FACTOR = 2
@@ -31,44 +31,43 @@ class Ticket:
 
 
 Answer = tuple[int, list[ScoredRollout] | Exception]
-"""(ticket number, what came of it)"""
+"""(ticket number, scored rollouts or the error)"""
 
 
-def local_drawing(config: Config, rewards: RewardPool):
-    """A pool without generators yet, and the verifiers."""
-    from v05ray.scheduling.drawing import LocalDrawing
+def generator_pool(config: Config, rewards: RewardPool):
+    """A pool that has no generators yet, with the config's limits."""
     from v05ray.scheduling.generators import GeneratorPool
 
-    pool = GeneratorPool(
+    return GeneratorPool(
+        rewards,
         draw_timeout_s=config.generators.draw_timeout_s,
         load_timeout_s=config.generators.load_timeout_s,
         start_timeout_s=config.generators.start_timeout_s,
         max_outstanding_seqs=QUEUE_FACTOR * config.generators.max_num_seqs,
     )
-    return LocalDrawing(pool, rewards)
 
 
 class ShardActor:
     """Owns its generators: it starts them, and they end with it."""
 
     def __init__(self, config: Config, rewards: RewardPool) -> None:
-        self._drawing = local_drawing(config, rewards)
+        self._pool = generator_pool(config, rewards)
         end_with_parent()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._answers: list[Answer] = []
         self._answered = asyncio.Event()
 
     async def add(self, generators: Sequence[Generator]) -> None:
-        """Takes replicas in."""
-        self._drawing.add(generators)
+        """Takes in more replicas; each gets work once it serves the current version."""
+        self._pool.add(generators)
 
     async def drain(self, generator_id: str) -> None:
-        """Lets a replica finish and go."""
-        await self._drawing.drain(generator_id)
+        """Gives the replica no more work and returns when it has finished what it had."""
+        await self._pool.drain(generator_id)
 
     async def until_ready(self) -> None:
-        """Waits for the replicas."""
-        await self._drawing.until_ready()
+        """Returns when no replica is on its way up any more; `PoolExhausted` if none made it."""
+        await self._pool.until_ready()
 
     async def take(self, tickets: Sequence[Ticket], cancelled: Sequence[int]) -> None:
         """Begins these draws and gives up those; answers come out of `collect`."""
@@ -87,27 +86,27 @@ class ShardActor:
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """The request's rollouts, not scored."""
-        return await self._drawing.draw(request)
+        return await self._pool.draw(request)
 
     async def abort(self, prompt_id: str) -> None:
-        """Ends a prompt's work."""
-        await self._drawing.abort(prompt_id)
+        """Ends a prompt's work on every generator of this shard."""
+        await self._pool.abort(prompt_id)
 
     async def load_weights(self, weights: Weights) -> None:
-        """Every generator of this shard."""
-        await self._drawing.load_weights(weights)
+        """Every generator of this shard serves `weights`, or is out of service until it does."""
+        await self._pool.load_weights(weights)
 
-    async def status(self) -> DrawingStatus:
-        """This shard's."""
-        return await self._drawing.status()
+    async def snapshot(self) -> PoolSnapshot:
+        """The state of this shard's generators."""
+        return await self._pool.snapshot()
 
-    async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers have not answered."""
-        return await self._drawing.waiting()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that generators and verifiers have not answered."""
+        return await self._pool.waiting()
 
     async def _serve(self, ticket: Ticket) -> None:
         try:
-            answer = await self._drawing.draw_scored(ticket.prompt, ticket.request, prefer=ticket.prefer)
+            answer = await self._pool.draw_scored(ticket.prompt, ticket.request, prefer=ticket.prefer)
         except Exception as error:  # raised again where the draw was asked for
             answer = error
         finally:
@@ -131,20 +130,20 @@ class RayShard:
 
     @property
     def version(self) -> int:
-        """What the shard was last told to serve."""
+        """The weight version last sent to the shard."""
         return self._version
 
     def add(self, generators: Iterable[Generator]) -> None:
-        """Takes replicas in."""
+        """Takes in more replicas; each gets work once it serves the current version."""
         task = asyncio.get_running_loop().create_task(_call(self._actor.add, list(generators)))
         self._added.add(task)
 
     async def drain(self, generator_id: str) -> None:
-        """Lets a replica finish and go."""
+        """Gives the replica no more work and returns when it has finished what it had."""
         await _call(self._actor.drain, generator_id)
 
     async def until_ready(self) -> None:
-        """Waits for the replicas."""
+        """Returns when no replica is on its way up any more; `PoolExhausted` if none made it."""
         added, self._added = self._added, set()
         await asyncio.gather(*added)
         await _call(self._actor.until_ready)
@@ -156,7 +155,7 @@ class RayShard:
     async def draw_scored(
         self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
     ) -> list[ScoredRollout]:
-        """The request's rollouts, scored."""
+        """The request's rollouts in order, all scored; cancelled, it gives the draw up."""
         loop = asyncio.get_running_loop()
         self._last += 1
         number, future = self._last, loop.create_future()
@@ -173,21 +172,21 @@ class RayShard:
             del self._waiting[number]
 
     async def abort(self, prompt_id: str) -> None:
-        """Ends a prompt's work."""
+        """Ends a prompt's work on every generator of this shard."""
         await _call(self._actor.abort, prompt_id)
 
     async def load_weights(self, weights: Weights) -> None:
-        """Every generator of the shard."""
+        """Every generator of this shard serves `weights`, or is out of service until it does."""
         self._version = weights.version
         await _call(self._actor.load_weights, weights)
 
-    async def status(self) -> DrawingStatus:
-        """The shard's."""
-        return await _call(self._actor.status)
+    async def snapshot(self) -> PoolSnapshot:
+        """The state of this shard's generators."""
+        return await _call(self._actor.snapshot)
 
-    async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers have not answered."""
-        return await held_by(self._actor, "a scheduler shard")
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that generators and verifiers have not answered."""
+        return await pending_at(self._actor, "a scheduler shard")
 
     def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self._tickets and not self._cancelled:
@@ -200,7 +199,7 @@ class RayShard:
             self._collector = asyncio.get_running_loop().create_task(self._collect())
 
     async def _collect(self) -> None:
-        """Runs while anybody waits."""
+        """Runs while a draw is pending."""
         try:
             while self._waiting:
                 for number, answer in await _call(self._actor.collect):
@@ -211,7 +210,7 @@ class RayShard:
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
-                await asyncio.sleep(0)  # who was answered looks now, and may ask for more
+                await asyncio.sleep(0)  # callers with an answer continue now, and may draw more
         except RayError as error:
             for future in self._waiting.values():
                 if not future.done():

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, RayPlaces, elastic
 from v05ray.actors.generator import RayGenerator
 from v05ray.actors.learner import start_learners
@@ -30,7 +31,7 @@ async def start_all(
 ) -> AsyncIterator[Roles]:
     """Every actor a training run needs, up and wired, and as many generators as are wanted from then on.
 
-    `cache` keeps the value model's embeddings between runs; `folder` is the run's, which tells how it is.
+    `cache` keeps the value model's embeddings between runs; `folder` is the run's, which gets its status.
     """
     address = Address.of(folder)
     async with (
@@ -39,7 +40,7 @@ async def start_all(
     ):
         learners = start_learners(config, groups["learner"])
         predictors = start_values(config, groups["value"], cache) if config.value.enabled else []
-        choices, _, _, lives = await asyncio.gather(
+        choices, _, _, generators = await asyncio.gather(
             asyncio.gather(*(one.describe() for one in predictors)),
             rewards.ready(),
             learners.setup(),
@@ -47,24 +48,25 @@ async def start_all(
         )
         for choice in choices[:1]:
             note(choice)
-        note(f"{len(lives)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
+        note(f"{len(generators)} generator(s) and {config.learner.num_ranks} learner rank(s) are up")
         places = RayPlaces(config, groups, address.namespace)
         actors = {"scheduler": scheduler.actor, "rewards": rewards.actor}
         actors |= {f"learner-{rank}": actor for rank, actor in enumerate(learners.actors)}
         actors |= {one.predictor_id: one.actor for one in predictors}
         values = PredictorPool(predictors) if predictors else None
         value_places = ValuePlaces(config, groups, cache, address.namespace)
+        census = Census(address.namespace, actors)
         async with elastic(
             config,
             scheduler,
             places,
-            list(lives),
-            actors=actors,
+            list(generators),
+            census=census,
             folder=folder,
             address=address,
             values=(values, value_places) if values else None,
         ):
-            yield Roles(scheduler=scheduler, rewards=rewards, learners=learners, tracker=tracker, values=values)
+            yield Roles(scheduler, rewards, learners, tracker, values, memory_mib=census.latest)
 
 
 @contextlib.asynccontextmanager

@@ -9,7 +9,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from v05ray.actors.lifeline import end_with_parent
-from v05ray.actors.placement import ask, on, until_placed
+from v05ray.actors.placement import on, request_group, until_placed
 from v05ray.config import Config, ValueConfig
 from v05ray.machine import layout
 from v05ray.scheduling.predictors import Predictor, chunks
@@ -47,11 +47,11 @@ class RayPredictor:
 
     @property
     def predictor_id(self) -> str:
-        """`value-0`, ..."""
+        """`value-0`, `value-1`, ..."""
         return self._id
 
     async def ready(self) -> None:
-        """Waits for the model."""
+        """Returns once the model is loaded."""
         await self.describe()
 
     async def describe(self) -> str:
@@ -61,7 +61,7 @@ class RayPredictor:
     async def predict(
         self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
     ) -> list[Prior]:
-        """The actor's."""
+        """One prior per prompt, in order."""
         return await self.actor.predict.remote(prompts, support, policy_version, seed)
 
 
@@ -99,7 +99,7 @@ class ValuePlaces:
 
     async def take(self, name: str) -> Predictor:
         """Waits as long as it takes; cancelled, it withdraws the request."""
-        group = ask(layout.value_role(self._config, name))
+        group = request_group(layout.value_role(self._config, name))
         self._groups[name] = group
         try:
             await until_placed(group)
@@ -110,5 +110,5 @@ class ValuePlaces:
         return RayPredictor(name, _start(self._config, group, 0, self._cache, **known_as))
 
     async def give_back(self, name: str) -> None:
-        """Kills what runs there."""
+        """Ends the value actor by removing its placement group."""
         remove_placement_group(self._groups.pop(name))

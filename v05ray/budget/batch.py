@@ -57,9 +57,9 @@ class BatchMachine:
                 is one prompt's top-up; in `rounds` it is the whole round's, and the extra rollouts go where the target
                 is furthest.
             mode: judge a prompt when its last outstanding rollout is scored, or all open prompts at a barrier.
-            on_halt: `abort` seals the prompts whose top-ups are in flight when the halt falls, with what they have.
+            on_halt: `abort` seals the prompts whose top-ups are in flight when the batch halts, with what they have.
                 That favours short answers, so it is counted (`num_aborted`). Cold starts are never aborted. In `rounds`
-                nothing is in flight when the halt falls.
+                nothing is in flight when the batch halts.
 
         Raises:
             ConfigError: where the rule needs what the prompts lack, or cannot work in this mode.

@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="auto",
         metavar="RUN",
-        help="go on from the newest checkpoint of RUN (a run's folder; `auto` or nothing: the newest run of this name, "
-        "which is started if there is none)",
+        help="resume from the newest checkpoint of RUN (a run's folder; `auto` or nothing: the newest run of this "
+        "name, which is started if there is none)",
     )
     train.set_defaults(run=_train)
 

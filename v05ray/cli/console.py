@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def print_asked(config: Config) -> None:
-    """What the run reserves, and what is there."""
+    """What the run reserves, and what the nodes have."""
     if config.cluster.address is None:
         Console(stderr=True).print(asked_table(config, [local_node(config)]))
 

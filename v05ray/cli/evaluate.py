@@ -21,7 +21,7 @@ benchmarks: aime24, aime25, amc23, math500, minerva, olympiadbench (docs/evaluat
   v05ray eval models/policy --benchmarks aime24,math500 --data math500=math500.jsonl --samples 16
   v05ray eval jobs/job.yaml evaluation.samples_per_prompt=8
 
-An evaluation that was stopped goes on when the same command is given again."""
+An evaluation that was stopped resumes when the same command is given again."""
 
 
 def add_parser(commands: Any) -> None:

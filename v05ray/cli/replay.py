@@ -40,7 +40,7 @@ def add_parsers(commands: Any) -> None:
     replay.add_argument("--json", action="store_true", help="print everything as JSON")
     replay.set_defaults(run=run_replay)
 
-    explain = commands.add_parser("explain", help="tell one prompt's story, number by number")
+    explain = commands.add_parser("explain", help="explain one prompt's decisions, number by number")
     explain.add_argument("folder", type=Path, metavar="RUN", help="a run's folder")
     explain.add_argument("--prompt", required=True, metavar="ID", help="the prompt's id")
     explain.add_argument("--step", type=int, help="in this step alone")
@@ -62,7 +62,7 @@ def run_replay(parsed: argparse.Namespace) -> int:
 
 
 def run_explain(parsed: argparse.Namespace) -> int:
-    """Prints the prompt's story."""
+    """Prints how the prompt was decided, number by number."""
     from v05ray.ledger import LedgerError
     from v05ray.replay import open_ledger
     from v05ray.replay.explain import explain

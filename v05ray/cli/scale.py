@@ -14,13 +14,15 @@ from v05ray.storage.status import SILENT_AFTER_S, RunStatus, describe, read_even
 
 def add_parsers(commands: Any) -> None:
     """Adds both commands to an argparse sub-parsers object."""
-    status = commands.add_parser("status", help="how a run is: roles, versions, backlog, last step (also afterwards)")
+    status = commands.add_parser(
+        "status", help="the state of a run: roles, versions, backlog, last step (also afterwards)"
+    )
     status.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder")
     status.add_argument("--timeline", action="store_true", help="what happened to generators and nodes, and when")
     status.add_argument("--json", action="store_true", help="for programs")
     status.set_defaults(run=_status)
 
-    scale = commands.add_parser("scale", help="change the number of generators of a run that goes on")
+    scale = commands.add_parser("scale", help="change the number of generators of a run in progress")
     scale.add_argument("run_folder", type=Path, metavar="RUN", help="the run's folder")
     scale.add_argument("--generators", type=int, required=True, metavar="N", help="how many there should be")
     scale.set_defaults(run=_scale)
@@ -42,11 +44,11 @@ def _scale(parsed: argparse.Namespace) -> int:
     folder: Path = parsed.run_folder
     status = read_status(folder)
     if status.state == "ended":
-        raise ConfigError(f"{folder} has ended; `v05ray train {folder}/config.yaml --resume {folder}` goes on with it")
+        raise ConfigError(f"{folder} has ended; `v05ray train {folder}/config.yaml --resume {folder}` resumes it")
     silent_s = status.silent_s(time.time())
     if silent_s > SILENT_AFTER_S:
         raise ConfigError(f"{folder} has been silent for {silent_s:.0f} s: it does not run any more, or cannot answer")
-    _ask(status, parsed.generators)
+    _send_target(status, parsed.generators)
     print(
         f"{folder.name}: {status.wanted} -> {parsed.generators} generators asked for; "
         f"`v05ray status {folder}` shows them come and go"
@@ -54,8 +56,8 @@ def _scale(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(status: RunStatus, num_generators: int) -> None:
-    """Tells the run's scheduler. Raises `ConfigError` where it cannot be reached from here, or refuses."""
+def _send_target(status: RunStatus, num_generators: int) -> None:
+    """Sets the target of the run's scheduler. Raises `ConfigError` where it cannot be reached from here, or refuses."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -71,7 +73,7 @@ def _ask(status: RunStatus, num_generators: int) -> None:
         ) from error
     try:
         scheduler: Any = ray.get_actor(status.scheduler)
-        ray.get(scheduler.ask.remote(num_generators), timeout=30)
+        ray.get(scheduler.set_target.remote(num_generators), timeout=30)
     except RayTaskError as error:
         if isinstance(error.cause, ConfigError):
             raise error.cause from None

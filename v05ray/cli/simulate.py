@@ -32,13 +32,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--halt", type=float, default=1 / 16, metavar="FRACTION", help="halt_fraction of the comparison"
     )
-    parser.add_argument("--generators", metavar="N,...", help="compare async with rounds on so many generators")
-    parser.add_argument("--batches", default="64", metavar="N,...", help="... for batches of so many prompts")
-    parser.add_argument("--repeats", type=int, default=3, help="... so many batches each")
+    parser.add_argument("--generators", metavar="N,...", help="compare async with rounds on N generators")
+    parser.add_argument("--batches", default="64", metavar="N,...", help="... for batches of N prompts")
+    parser.add_argument("--repeats", type=int, default=3, help="... this many batches each")
     parser.add_argument("--rule", default="osla", help="... under this budget rule")
     parser.add_argument("--slots", type=int, default=128, help="sequences that one generator runs together")
     parser.add_argument("--placement", choices=("together", "split"), default="together", help="of one draw's rollouts")
-    parser.add_argument("--queue", choices=("fifo", "topups_first"), default="fifo", help="who takes a free slot")
+    parser.add_argument(
+        "--queue", choices=("fifo", "topups_first"), default="fifo", help="which draw takes a free slot"
+    )
     parser.add_argument("--theorems", action="store_true", help="check the paper's claims as well")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")

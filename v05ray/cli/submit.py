@@ -38,7 +38,7 @@ def add_parsers(commands: Any) -> None:
         nargs="?",
         const="auto",
         metavar="RUN",
-        help="go on with RUN (a folder that every node sees; without one: the newest run of this name, if any)",
+        help="resume RUN (a folder that every node sees; without one: the newest run of this name, if any)",
     )
     submit.add_argument("--dry-run", action="store_true", help="say what would be sent and asked for, and end")
     submit.set_defaults(run=run_submit)
@@ -51,7 +51,7 @@ def add_parsers(commands: Any) -> None:
     status.set_defaults(run=run_status)
     logs = actions.add_parser("logs", help="print a job's output")
     logs.add_argument("id", help="a submission id")
-    logs.add_argument("--follow", action="store_true", help="go on until the job ends, with its exit code")
+    logs.add_argument("--follow", action="store_true", help="print until the job ends, then exit with its code")
     _add_address(logs)
     logs.set_defaults(run=run_logs)
     stop = actions.add_parser("stop", help="stop a job after its step in progress, with a checkpoint")

@@ -58,7 +58,7 @@ def _add_train(verbs: Any, open_tracker: OpenTracker | None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=DEFAULT_TRAIN_STEPS, help="at most; default: %(default)s")
     parser.add_argument("--pairwise", type=float, default=0.0, metavar="W", help="weight of V0's pairwise term (.25)")
-    parser.add_argument("--fresh", action="store_true", help="begin anew instead of going on from FILE.resume")
+    parser.add_argument("--fresh", action="store_true", help="begin again instead of resuming from FILE.resume")
     if open_tracker is not None:
         parser.add_argument("--track", metavar="URI", help="MLflow tracking URI to record the training at")
     _add_cache(parser)

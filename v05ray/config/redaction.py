@@ -1,7 +1,7 @@
 """Passwords and tokens do not belong into logs, params, manifests or messages: they are replaced by `***`.
 
 Three signs of a secret: credentials inside a URI, a key whose last word says so (`password`, `api_key`, ...), and the
-value of an environment variable whose name says so (`MLFLOW_TRACKING_TOKEN`, `HF_TOKEN`, ...), wherever it stands.
+value of an environment variable whose name says so (`MLFLOW_TRACKING_TOKEN`, `HF_TOKEN`, ...), wherever it occurs.
 """
 
 import os

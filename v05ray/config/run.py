@@ -1,4 +1,4 @@
-"""The sections of the run as a whole: what it trains on, how it draws, what it tells, where it runs."""
+"""The sections of the run as a whole: what it trains on, how it draws, what it records, where it runs."""
 
 import re
 from pathlib import Path
@@ -50,7 +50,7 @@ class RunConfig(Section):
     """Older checkpoints are deleted."""
     max_restarts: int = Field(default=3, ge=0)
     """How often in a row the actors are restarted and the newest checkpoint loaded, after a learner rank, the
-    scheduler or a node was lost or stood still; counted from 0 again once a further step is done."""
+    scheduler or a node was lost or stopped responding; counted from 0 again once a further step is done."""
     grace_s: float = Field(default=240.0, gt=0)
     """After SIGTERM everything is saved within this many seconds: the step in progress is finished if it fits, else
     given up and the last whole one checkpointed. Keep it below what the platform grants before it kills."""

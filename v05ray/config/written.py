@@ -23,7 +23,7 @@ from v05ray.errors import ConfigError
 _NULLS = ("", "~", "null", "Null", "NULL")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 _MOST_VALUES = 100_000
-"""Values that a document may hold, counted where they are used: an alias repeats what it stands for."""
+"""Values that a document may hold, counted where they are used: an alias repeats its values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +144,13 @@ def members(annotation: Any) -> list[Any]:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The section or `Spec` among the alternatives, also where several may stand in a list."""
+    """The section or `Spec` among the alternatives, also where a list of several is taken."""
     found = [one for member in members(annotation) for one in (member, *get_args(member)[:1])]
     return next((one for one in found if isinstance(one, type) and issubclass(one, BaseModel)), None)
 
 
 def is_spec(annotation: Any) -> bool:
-    """Whether a named choice stands here."""
+    """Whether the field is a named choice."""
     model = model_of(annotation)
     return model is not None and issubclass(model, Spec)
 
@@ -162,12 +162,12 @@ def _is_text(member: Any) -> bool:
 
 
 def takes_text(annotation: Any) -> bool:
-    """Whether a text may stand here, alone or beside other types."""
+    """Whether the field takes a text, alone or beside other types."""
     return any(map(_is_text, members(annotation)))
 
 
 def is_structured(annotation: Any) -> bool:
-    """Whether a mapping or list may stand here."""
+    """Whether the field takes a mapping or a list."""
     kinds = [get_origin(one) or one for one in members(annotation)]
     if model_of(annotation) is not None:
         return True
@@ -175,7 +175,7 @@ def is_structured(annotation: Any) -> bool:
 
 
 OptionTypes = Callable[[tuple[str, ...], str], Mapping[str, Any]]
-"""(where a `Spec` stands, its name) -> the types of its options, as far as they are known."""
+"""(dotted path of a `Spec`, its name) -> the types of its options, as far as they are known."""
 
 
 def settle(value: Any, annotation: Any, option_types: OptionTypes, path: tuple[str, ...] = ()) -> Any:

@@ -1,6 +1,6 @@
 """Records of local files, as people have them: JSON lines, a JSON array or object, Parquet; packed or not.
 
-What a file is, is seen in its first bytes, not in its name. A record that cannot be read is a `BadRow`; a file that
+A file's kind is read from its first bytes, not from its name. A record that cannot be read is a `BadRow`; a file that
 cannot be read is a `ConfigError` that names it.
 """
 
@@ -57,7 +57,7 @@ def record_name(file: Path) -> str:
 
 
 def is_parquet(file: Path) -> bool:
-    """By the file's first bytes."""
+    """Whether the file is Parquet, by its first bytes."""
     return _start(file).startswith(_PARQUET)
 
 

@@ -7,7 +7,7 @@ Policy, in one place:
   source are counted before it is refused.
 - A row that repeats an earlier question with the same answer is left out and counted (DAPO's published file holds
   each question a hundred times); with another answer, it is a bad row.
-- A training question that also stands in the loaded held-out prompts (same text but for case and white space) is left
+- A training question that is also in the loaded held-out prompts (same text but for case and white space) is left
   out of training and counted: the held-out set stays as it was named.
 - Several sources are read one after the other, and these rules hold across them; `skip_bad_rows` holds for each. Two
   sources must not give prompts of one name, by which metrics are split: `label` renames a source's prompts.
@@ -128,7 +128,7 @@ def load_splits(
     shared = {p.prompt_id for prompts in by_source for p in prompts} & {prompt.prompt_id for prompt in held_out}
     if shared:
         raise ConfigError(
-            f"{len(shared)} prompt ids stand for different questions in data.train and data.eval, such as "
+            f"{len(shared)} prompt ids belong to different questions in data.train and data.eval, such as "
             f"{min(shared)!r}; give the two sources different `source` names, or drop `id_field`"
         )
     return Splits(train, held_out, dict(counts))
@@ -144,7 +144,7 @@ def _load_all(
         for name in sorted({prompt.source for prompt in prompts}):
             if name == "all":
                 raise ConfigError(
-                    f"{key}: a data source must not be named 'all', which stands for all sources together; give it "
+                    f"{key}: a data source must not be named 'all', which means all sources together; give it "
                     "another `label`"
                 )
             if first.setdefault(name, index) != index:
@@ -335,6 +335,6 @@ def _check_ids(prompts: Sequence[Prompt], source: Source) -> None:
     twice = [prompt_id for prompt_id, count in Counter(p.prompt_id for p in prompts).items() if count > 1]
     if twice:
         raise ConfigError(
-            f"{source.label}: prompt id {twice[0]!r} stands for several questions ({len(twice)} such ids); "
+            f"{source.label}: prompt id {twice[0]!r} belongs to several questions ({len(twice)} such ids); "
             "`id_field` must name a field without repeats, or be left out"
         )

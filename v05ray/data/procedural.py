@@ -4,7 +4,7 @@
     {name: reasoning_gym, size: 2000, tasks: [{task: chain_sum, weight: 2}, {task: gcd, parameters: {max_value: 50}}]}
 
 Small tasks have few distinct questions (20 sums of two digits repeat soon), so questions are generated until `size`
-distinct ones are found. A task that goes on repeating itself is exhausted: then the error says how many there are.
+distinct ones are found. A task that keeps repeating itself is exhausted: then the error says how many there are.
 """
 
 import json

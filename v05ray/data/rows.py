@@ -27,9 +27,9 @@ from typing import Any
 from v05ray.data.messages import Refused, check_text, decoded, from_text, parsed, read_messages
 
 QUESTION_FIELDS = ("question", "problem", "prompt", "input", "instruction", "query")
-"""Where a question may stand when no `question_field` is given; two that differ are refused."""
+"""Where a question may be when no `question_field` is given; two that differ are refused."""
 CONVERSATION_FIELDS = ("messages", "conversations", "context_messages", "responses_create_params.input")
-"""Where a conversation that ends with the question may stand, if none of the above is there."""
+"""Where a conversation that ends with the question may be, if none of the above is there."""
 ANSWER_FIELDS = (
     "answer",
     "reward_model.ground_truth",
@@ -41,14 +41,14 @@ ANSWER_FIELDS = (
     "reference_answer",
     "label",
 )
-"""Where a final answer may stand when no `answer_field` is given; two that differ are refused."""
+"""Where a final answer may be when no `answer_field` is given; two that differ are refused."""
 SOLUTION_FIELDS = ("solution", "solutions", "output")
-"""Where an answer may stand, alone or at the end of a solution, if none of the above is there."""
+"""Where an answer may be, alone or at the end of a solution, if none of the above is there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A usable record."""
+    """A record with everything a prompt needs."""
 
     messages: tuple[tuple[str, str], ...]
     """(role, content) pairs; the last is the user's question."""
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A record that cannot be used."""
+    """A record that cannot be used, with its place and the reason."""
 
     where: str
     reason: str
@@ -90,7 +90,7 @@ class Fields:
 
 
 def read_record(record: object, fields: Fields, where: str) -> Row | BadRow:
-    """Reads one record; never raises for what stands in it."""
+    """Reads one record; never raises for its content."""
     try:
         if not isinstance(record, Mapping):
             raise Refused(f"the row is a {type(record).__name__}, not a mapping of fields")
@@ -147,7 +147,7 @@ def _find(record: Mapping[str, Any], named: str | None, usual: Sequence[Sequence
 
 
 def _present(record: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """The values that stand at some paths, each under the record's own spelling, such as `Answer`."""
+    """The values at some paths, each under the record's own spelling, such as `Answer`."""
     values = {path: _look_up(record, path) for path in (_spelling(record, path) for path in paths)}
     return {path: value for path, value in values.items() if not _is_missing(value)}
 
@@ -196,7 +196,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _messages(record: Mapping[str, Any], fields: Fields) -> tuple[tuple[str, str], ...]:
-    # verl's rows and their like say which field is the prompt; beside it, the bare question often stands as well.
+    # verl's rows and their like say which field is the prompt; beside it, the bare question is often there as well.
     usual = (QUESTION_FIELDS, CONVERSATION_FIELDS)
     if any(_as_mapping(record.get(name)) for name in ("reward_model", "reward_spec")):
         usual = (("prompt",), *usual)
@@ -224,7 +224,7 @@ _CHOICES = ("choices", "options")
 
 
 def _check_whole(record: Mapping[str, Any], row: Row, fields: Fields) -> None:
-    """Refuses a row of which something that the question needs stands in another field, and would be left out."""
+    """Refuses a row of which something that the question needs is in another field, and would be left out."""
     question = row.messages[-1][1]
     shown = [f"field {name!r}" for name in (_spelling(record, name) for name in _MEDIA) if record.get(name)]
     if shown := [*shown, *_PLACEHOLDER.findall(question)]:
@@ -247,7 +247,7 @@ def _choices(value: object) -> list[str]:
 
 
 def _is_choice(answer: str, count: int) -> bool:
-    """Whether an answer is the number or the letter of one of so many choices."""
+    """Whether an answer is the number or the letter of one of that many choices."""
     if answer.isascii() and answer.isdigit():
         return int(answer) <= count
     return len(answer.strip("() .")) == 1 and answer.strip("() .").isalpha()

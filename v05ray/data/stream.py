@@ -82,7 +82,7 @@ class PromptStream:
 
     @property
     def sources(self) -> tuple[PromptSource, ...]:
-        """What is dealt."""
+        """The sources that prompts are dealt from."""
         return self._sources
 
     @property

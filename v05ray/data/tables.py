@@ -1,4 +1,4 @@
-"""Records of a CSV or TSV file, every value as the text that stands there: `007` stays `007`, `NA` stays `NA`."""
+"""Records of a CSV or TSV file, every value as the text that is there: `007` stays `007`, `NA` stays `NA`."""
 
 import csv
 import sys

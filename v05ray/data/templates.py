@@ -153,7 +153,7 @@ def _check_no_place(data: DataConfig) -> None:
     for name in ("system_prompt", "prefix", "suffix", "assistant_prefix"):
         if found := _PLACE.search(getattr(data, name) or ""):
             raise ConfigError(
-                f"data.{name} holds {found[0]!r}, which is put to the policy as it is; the question stands between "
+                f"data.{name} holds {found[0]!r}, which is put to the policy as it is; the question is between "
                 "data.prefix and data.suffix: put the text before it into the one and the text behind it into the other"
             )
 
@@ -236,7 +236,7 @@ def _holds_template(text: str) -> bool:
 
 
 def _control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    """Matches what the tokenizer reads as one of its special tokens wherever it stands in a text."""
+    """Matches what the tokenizer reads as one of its special tokens wherever it occurs in a text."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
     texts = {str(token.content) for token in added.values() if token.special}
     texts = {text for text in texts if len(text) >= _SHORTEST_CONTROL_TOKEN}

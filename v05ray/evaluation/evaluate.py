@@ -80,7 +80,7 @@ class EvalRow:
 
 @dataclass(frozen=True, slots=True)
 class EvalReport:
-    """What an evaluation found."""
+    """An evaluation's metrics and responses."""
 
     metrics: Mapping[str, float]
     rows: tuple[EvalRow, ...]
@@ -122,7 +122,7 @@ async def evaluate(
     if not prompts:
         raise ConfigError("there are no held-out prompts to evaluate on; give data.eval")
     if any(prompt.source == "all" for prompt in prompts):
-        raise ConfigError("a data source must not be named 'all', which stands for all sources together; rename it")
+        raise ConfigError("a data source must not be named 'all', which means all sources together; rename it")
     if samples_per_prompt < 0:
         raise ConfigError(f"evaluation.samples_per_prompt must be at least 0, got {samples_per_prompt}")
     async with asyncio.TaskGroup() as tasks:

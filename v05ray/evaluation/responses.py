@@ -102,7 +102,7 @@ class EvaluationFolder:
 
     @property
     def metrics(self) -> Path:
-        """What was found."""
+        """The metrics of the evaluation, as JSON."""
         return self.path / "metrics.json"
 
     def claim(self, fingerprint: Mapping[str, Any]) -> None:

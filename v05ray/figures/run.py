@@ -1,6 +1,6 @@
 """The figures of a run, and what it did with each source: all of it from its ledger, so a resumed run has it whole.
 
-`write_figures(RUN)` works on any run's folder, also one of an earlier version or one that is still going on.
+`write_figures(RUN)` works on any run's folder, also one of an earlier version or one that still runs.
 """
 
 from collections import defaultdict, deque

@@ -141,7 +141,7 @@ class VllmCore:
         states = self._engine.output_processor.request_states
         for request_id in request_ids:
             internal_id = self._internal_ids.pop(request_id)
-            # vLLM forgets an aborted request without a word, so its tokens are taken from it before.
+            # vLLM forgets an aborted request silently, so its tokens are read before.
             state = states[internal_id]
             token_ids = tuple(state.detokenizer.output_token_ids) if state.detokenizer else ()
             entries = state.logprobs_processor.logprobs if state.logprobs_processor else None
@@ -327,8 +327,9 @@ def _reload_part(worker: Any, bundle: SharedBundle) -> None:
 def _settle(worker: Any, log_file: Path | None, owner: int) -> None:
     """Runs inside a worker process: its log to the owner's file, and its end with the owner's."""
     _route_logs(log_file)
-    # vLLM's own watch ends a worker between two batches; one that spins in a sum, for a part that was killed as well,
-    # would stay for good. The kernel's signal comes when the thread that started the worker ends, and so at any end.
+    # vLLM's own watch ends a worker between two batches; a worker stuck in an all-reduce, with a peer that was killed
+    # as well, would stay indefinitely. The kernel's signal comes when the thread that started the worker ends, however
+    # that ends.
     set_death_signal = 1
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
     if os.getppid() != owner:

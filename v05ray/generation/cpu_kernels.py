@@ -72,7 +72,7 @@ def _sampling(filtered: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Te
 
 
 def num_noise(num_tokens: int) -> int:
-    """M: how many random numbers a draw from so many tokens takes, one a block and one an entry of the block."""
+    """M: random numbers that a draw from V tokens takes, one a block and one an entry of the block."""
     return -(-num_tokens // BLOCK) + BLOCK
 
 

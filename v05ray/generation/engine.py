@@ -329,7 +329,7 @@ class Engine:
         return EngineDead(f"{self._id}: the engine died: {type(error).__name__}: {error}")
 
     def _end(self, reason: EngineDead, *, start_error: ConfigError | None = None) -> None:
-        """Everybody who waits gets the reason (who waits for the start, its own), and everybody who comes later."""
+        """Every waiting caller and every later one gets the reason; those that wait for the start get its own error."""
         with self._end_lock:
             self._dead = reason
         pending = [draw.future for draw in self._draws]

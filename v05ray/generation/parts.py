@@ -8,7 +8,7 @@ from v05ray.models.huggingface import read_object
 
 
 def check_parts(model_path: Path, tensor_parallel: int) -> None:
-    """Raises `ConfigError` unless the model's attention splits evenly over so many parts.
+    """Raises `ConfigError` unless the model's attention splits evenly over `tensor_parallel` parts.
 
     Every part has as many attention heads; it has as many key-value heads too, or shares one with as many others.
     """

@@ -28,7 +28,7 @@ class SharedBundle:
     """Where a bundle lies; small enough to be sent to a process of the same user and machine."""
 
     path: str
-    """Of the file, by the sharing process's descriptor: it stands while that process shares the bundle."""
+    """Of the file, by the sharing process's descriptor: it exists while that process shares the bundle."""
     buckets: tuple[Bucket, ...]
     """Without their data."""
     sizes: tuple[int, ...]

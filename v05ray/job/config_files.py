@@ -1,4 +1,4 @@
-"""Config files: read, merge, check, explain what is wrong.
+"""Config files: read, merge (`merging`), check, explain what is wrong (`explaining`).
 
 From weakest to strongest, where the file names the recipe (or nothing does, and it is `v05`):
 
@@ -15,34 +15,21 @@ the last one says. A text or path field gets an override's value as it was typed
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from v05ray import advantages, budget, losses, recipes
-from v05ray.config import Config, Spec
+from v05ray.config import Config
 from v05ray.config.section import expand_path
-from v05ray.config.written import (
-    Scalar,
-    Typed,
-    Whole,
-    element,
-    is_spec,
-    is_structured,
-    members,
-    model_of,
-    read_yaml,
-    settle,
-    takes_text,
-)
-from v05ray.data import sources
+from v05ray.config.written import Scalar, Typed, Whole, is_spec, is_structured, read_yaml, settle, takes_text
 from v05ray.errors import ConfigError
-from v05ray.registry import PLUGIN, Registry, suggest
-from v05ray.rewards.verifiers import verifiers
+from v05ray.job.explaining import explain
+from v05ray.job.merging import Layer, Merging, normal, option_types, type_inside
+from v05ray.registry import PLUGIN
 from v05ray.value.model import BACKENDS
 
 log = logging.getLogger(__name__)
@@ -91,18 +78,18 @@ def make_config(written: Mapping[str, Any], overrides: Sequence[str] = (), *, wh
 
 
 def _make(file: Mapping[str, Any], command: Mapping[str, Any], *, where: str) -> Config:
-    file, command = _normal(file, Config), _normal(command, Config)
+    file, command = normal(file, Config), normal(command, Config)
     recipe = recipes.get(_recipe_name(command if "recipe" in command else file))
-    parts = _Layer("recipe", recipe.defaults())
-    lower, upper = _Layer("file", file), _Layer("command", command)
+    parts = Layer("recipe", recipe.defaults())
+    lower, upper = Layer("file", file), Layer("command", command)
     by_command = "recipe" in command
-    merging = _Merging(file_recipe=_parts_of(file), by_command=recipe.name if by_command else None)
+    merging = Merging(file_recipe=_parts_of(file), by_command=recipe.name if by_command else None)
     merged = merging.merge([lower, parts, upper] if by_command else [parts, lower, upper], Config)
-    merged = settle({**merged, "recipe": recipe.name}, Config, _option_types)
+    merged = settle({**merged, "recipe": recipe.name}, Config, option_types)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from None
+        raise ConfigError(explain(error, where)) from None
     for named in _outside_code(config):
         log.warning("code from outside of v05ray: %s", named)
     _check_across(config)
@@ -113,7 +100,7 @@ def _make(file: Mapping[str, Any], command: Mapping[str, Any], *, where: str) ->
 
 def _recipe_name(written: Mapping[str, Any]) -> str:
     value = written.get("recipe", Config.model_fields["recipe"].default)
-    name = settle(value, str, _option_types, ("recipe",))
+    name = settle(value, str, option_types, ("recipe",))
     return str(name).strip()
 
 
@@ -121,182 +108,6 @@ def _parts_of(file: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parts of the recipe that the file is written for; empty where it names an unknown one."""
     name = _recipe_name(file)
     return recipes.RECIPES[name].defaults() if name in recipes.RECIPES else {}
-
-
-@dataclass(frozen=True)
-class _Layer:
-    source: str
-    """`recipe`, `file` or `command`."""
-    tree: Mapping[str, Any]
-
-
-@dataclass
-class _Merging:
-    """Merges layers, from the weakest to the strongest, and notes what of the file does not come through."""
-
-    file_recipe: Mapping[str, Any]
-    by_command: str | None
-    """The recipe that the command line names."""
-    left_out: list[str] = field(default_factory=list)
-
-    def merge(self, layers: Sequence[_Layer], annotation: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Key by key; a named choice is merged by `_choose`."""
-        merged: dict[str, Any] = {}
-        for key in dict.fromkeys(key for layer in layers for key in layer.tree):
-            here = (*path, key)
-            found = [(layer.source, layer.tree[key]) for layer in layers if key in layer.tree]
-            nested: list[_Layer] = []
-            for source, value in found:  # a mapping is merged with those right below it
-                nested = [*nested, _Layer(source, value)] if isinstance(value, dict) else []
-            inner = _type_inside(annotation, key)
-            if is_spec(inner) and any(isinstance(value, list) or _names_places(value) for _, value in found):
-                merged[key] = self._merge_list(found, inner, here)
-            elif not nested:
-                merged[key] = found[-1][1]
-                self._note_replaced(found, here)
-            elif is_spec(inner):
-                merged[key] = self._choose(nested, inner, here)
-            else:
-                merged[key] = self.merge(nested, inner, here)
-        return merged
-
-    def _choose(self, layers: Sequence[_Layer], annotation: Any, path: tuple[str, ...]) -> dict[str, Any]:
-        """One `Spec`: the strongest layer that names it decides which, and whose options count."""
-        whole = max((i for i, layer in enumerate(layers) if isinstance(layer.tree, Whole)), default=0)
-        if layers[whole].source != "file" or self.by_command is None:
-            layers = layers[whole:]
-        names = [_text(layer.tree["name"]) for layer in layers if "name" in layer.tree]
-        if not names:
-            return self.merge(layers, annotation, path)
-        model = model_of(annotation)
-        has = {*_option_types(path, names[-1]), *(model.model_fields if model is not None else ())}
-        kept = []
-        for layer in layers:
-            inherited = _at(self.file_recipe, path).get("name")
-            own = _text(layer.tree.get("name", inherited if layer.source == "file" else names[-1]))
-            if own == names[-1] or layer.source == "command":
-                kept.append(layer)
-            elif layer.source == "file":
-                if inherited is not None and own != _text(inherited):  # the file's own departure from its recipe
-                    self.left_out.append(f"{'.'.join(path)} {own!r} (recipe={self.by_command} sets {names[-1]!r})")
-                lacking = [key for key in layer.tree if key not in has and key != "name"]
-                self.left_out += [f"{'.'.join((*path, key))} (no option of {names[-1]!r})" for key in lacking]
-                kept.append(_Layer("file", {k: v for k, v in layer.tree.items() if k not in lacking}))
-        merged = self.merge([_Layer(one.source, _options(one.tree)) for one in kept], annotation, path)
-        return {"name": names[-1], **merged}
-
-    def _merge_list(self, found: Sequence[tuple[str, Any]], annotation: Any, path: tuple[str, ...]) -> Any:
-        """Several `Spec`s, or one as a list of one: a stronger layer replaces them all, or changes some by place."""
-        name, items = ".".join(path), list[_Layer]()
-        for source, value in found:
-            if _names_places(value):
-                for place, change in value.items():
-                    if int(place) >= len(items):
-                        raise ConfigError(f"{name}.{place}: {name} has {len(items)} entries, counted from 0")
-                    layers = [items[int(place)], _Layer(source, change)]
-                    if not all(isinstance(layer.tree, dict) for layer in layers):
-                        what = "verifier" if path[-1] == "verifier" else "source"
-                        raise ConfigError(f"{name}.{place}: expected a {what} with its options, got {change!r}")
-                    chosen = self._choose(layers, element(annotation), (*path, place))
-                    items[int(place)] = _Layer(source, chosen)
-            elif isinstance(value, list):
-                items = [_Layer(source, one) for one in value]
-            elif isinstance(value, dict) and "name" not in value and len(items) > 0:
-                key = next(iter(value))
-                raise ConfigError(f"{name} is a list: say which of its {len(items)} entries, such as {name}.0.{key}")
-            else:
-                items = [] if value is None else [_Layer(source, value)]
-        return [item.tree for item in items]
-
-    def _note_replaced(self, found: Sequence[tuple[str, Any]], path: tuple[str, ...]) -> None:
-        values = dict(found)
-        if self.by_command is None or found[-1][0] != "recipe" or "file" not in values or path == ("recipe",):
-            return
-        written = settle(values["file"], float if isinstance(values["recipe"], float | int) else str, _option_types)
-        if written != values["recipe"]:
-            self.left_out.append(f"{'.'.join(path)} (recipe={self.by_command} sets {values['recipe']})")
-
-
-def _names_places(value: Any) -> bool:
-    """Whether it says of places in a list what to change there: `{"0": {"size": 100}}`."""
-    return isinstance(value, dict) and bool(value) and all(_is_place(str(key)) for key in value)
-
-
-def _is_place(key: str) -> bool:
-    return key.isascii() and key.isdigit()
-
-
-def _options(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in spec.items() if key != "name"}
-
-
-def _text(name: Any) -> str:
-    return name.text.strip() if isinstance(name, Scalar | Typed) else str(name)
-
-
-def _at(tree: Mapping[str, Any], path: Iterable[str]) -> Mapping[str, Any]:
-    for key in path:
-        inner = tree.get(key)
-        tree = inner if isinstance(inner, Mapping) else {}
-    return tree
-
-
-def _type_inside(annotation: Any, key: str) -> Any:
-    if _is_place(key) and element(annotation) is not Any:
-        return element(annotation)
-    model = model_of(annotation)
-    known = model.model_fields.get(key) if model is not None else None
-    return Any if known is None else known.annotation
-
-
-def _normal(tree: Mapping[str, Any], annotation: Any) -> dict[str, Any]:
-    """Bare names of `Spec`s become mappings, and a section whose keys are all commented out an empty one."""
-    normal: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = _type_inside(annotation, key)
-        empty = value is None or (isinstance(value, Scalar) and value.value is None)
-        if isinstance(value, BaseModel):
-            value = value.model_dump()
-        if is_spec(inner):
-            value = _normal_spec(value, inner)
-        elif model_of(inner) is not None and isinstance(value, Mapping):
-            value = _normal(value, inner)
-        elif model_of(inner) is not None and empty and type(None) not in members(inner):
-            value = {}
-        normal[key] = value
-    return normal
-
-
-def _normal_spec(value: Any, annotation: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, Scalar) and value.value is not None):
-        return Whole(name=_text(value))
-    if isinstance(value, list | tuple):
-        return [_normal_spec(one, element(annotation)) for one in value]
-    if isinstance(value, BaseModel):
-        value = value.model_dump()
-    if not isinstance(value, Mapping):
-        return value
-    normal = _normal(value, annotation)
-    return Whole(normal) if isinstance(value, Whole) else normal
-
-
-def _registry(path: Sequence[str]) -> Registry[Any] | None:
-    """Where the `Spec` at this dotted path finds what bears its name."""
-    if path[-1:] == ("verifier",) or (path[-2:-1] == ("verifier",) and path[-1].isdigit()):
-        return verifiers
-    if path[:1] == ("data",):
-        return sources
-    return {
-        ("advantage",): advantages.ESTIMATORS,
-        ("budget", "rule"): budget.RULES,
-        ("learner", "policy_loss"): losses.LOSSES,
-        ("value", "backend"): BACKENDS,
-    }.get(tuple(path))
-
-
-def _option_types(path: tuple[str, ...], name: str) -> Mapping[str, Any]:
-    registry = _registry(path)
-    return registry.option_types(name) if registry is not None and name in (*registry.names, PLUGIN) else {}
 
 
 def _outside_code(config: Config) -> list[str]:
@@ -351,14 +162,14 @@ def _apply_override(command: dict[str, Any], override: str) -> None:
     section, annotation = command, Config
     *parents, last = key.split(".")
     for parent in parents:
-        annotation = _type_inside(annotation, parent)
+        annotation = type_inside(annotation, parent)
         under: Any = section.setdefault(parent, {})
         if isinstance(under, Typed):  # an option that was given as `{...}` before
             under = section[parent] = read_yaml(under.text, f"override {override!r}")
         if not isinstance(under, dict) or (annotation is not Any and not is_structured(annotation)):
             raise ConfigError(f"override {override!r}: {parent!r} is not a section")
         section = under
-    section[last] = _override_value(_type_inside(annotation, last), text, override)
+    section[last] = _override_value(type_inside(annotation, last), text, override)
 
 
 def _override_value(annotation: Any, text: str, override: str) -> Any:
@@ -370,52 +181,6 @@ def _override_value(annotation: Any, text: str, override: str) -> Any:
     if is_spec(annotation) and isinstance(value, str):
         return Whole(name=value)
     return value
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    """One line per problem, with the nearest valid key for an unknown one."""
-    problems: dict[str, list[Any]] = {}
-    for problem in error.errors():
-        # The verifiers of a list are written in the place of a single one.
-        key = ".".join(str(part) for part in problem["loc"] if part != "components" and not _is_alternative(part))
-        problems.setdefault(key, []).append(problem)
-    lines = []
-    for key, (first, *others) in problems.items():
-        if first["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key {key!r}{_nearest(first['loc'])}")
-        elif first["type"] == "missing":
-            lines.append(f"{where}: {key} is required")
-        elif first["type"] == "too_short" and any(one.startswith(f"{key}.") for one in problems):
-            continue  # its elements are the problem
-        else:
-            said = " or ".join(one["msg"].removeprefix("Value error, ") for one in (first, *others))
-            lines.append(f"{where}: {key}: {said}, got {first['input']!r:.200}")
-    return "\n".join(lines)
-
-
-def _is_alternative(part: int | str) -> bool:
-    """Whether a part of a location is pydantic's name of one of several types: `literal['auto']`, `constrained-int`."""
-    return isinstance(part, str) and ("[" in part or part.startswith("constrained-"))
-
-
-def _nearest(location: Sequence[int | str]) -> str:
-    name = str(location[-1])
-    if len(location) == 1:  # the section may have been left out
-        inside = [f"{section}.{name}" for section in Config.model_fields if name in _fields_at([section])]
-        if inside and name not in Config.model_fields:
-            return f"; did you mean {' or '.join(map(repr, inside))}?"
-    return suggest(name, _fields_at(location[:-1]))
-
-
-def _fields_at(location: Sequence[int | str]) -> list[str]:
-    section: type[BaseModel] = Config
-    for part in location:
-        known = section.model_fields.get(str(part))
-        inner = None if known is None else model_of(known.annotation)
-        if inner is None or issubclass(inner, Spec):
-            return []
-        section = inner
-    return list(section.model_fields)
 
 
 def to_yaml(config: Config) -> str:

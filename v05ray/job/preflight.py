@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was loaded on the way."""
+    """The data and tokenizer that the checks loaded, for the run to use."""
 
     tokenizer: Any
     train: tuple[PromptSource, ...]

@@ -117,7 +117,7 @@ async def _on_actors(
     signals: StopSignals,
 ) -> EvalReport:
     stop = Stop(log.warning)
-    with plain_errors(), Progress(num_steps=0, live=False) as progress, signals.delivered(stop.ask):
+    with plain_errors(), Progress(num_steps=0, live=False) as progress, signals.delivered(stop.request):
         async with start_inference(config) as (scheduler, rewards):
             progress.evaluation_started(0, len(prompts), num_missing)
 

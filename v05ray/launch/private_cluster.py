@@ -146,7 +146,7 @@ def _handlers_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _nothing_idle() -> Iterator[None]:
-    """Inside, a head that is started goes without processes that a private cluster has no use for.
+    """Inside, a head that is started starts without the processes that a private cluster does not need.
 
     Their start takes seconds. They are the autoscaler's, which has no nodes to bring; the one that sends logs to the
     driver, which wants none; and the dashboard's server, which without a dashboard sends usage statistics and is waited

@@ -1,12 +1,11 @@
 """The private cluster's folder of sockets and logs, outside of the run's folder, and what becomes of it.
 
 Ray's sockets need a short path, so they lie in `/tmp/v05ray-XXXXXXXX/ray`, with the logs; `RUN/logs` is a link to those
-while the run goes on. At its end the logs are moved into the run's folder and the rest is deleted. A driver that is
-killed gets to neither: the next one does it for the dead one.
+while the run lasts. At its end the logs are moved into the run's folder and the rest is deleted. A driver that is
+killed gets to neither: the next driver does it instead.
 
-Who is dead is told by a lock on the file `owner`, which the kernel gives up with the process, however that ends; a
-process number would be given to another one, and means nothing in another container. The file says where the logs
-belong.
+Ownership is detected with flock on the file `owner`: the kernel releases the lock with the process, however that ends.
+A process number would be reused, and means nothing in another container. The file says where the logs belong.
 """
 
 import contextlib
@@ -26,22 +25,22 @@ OWNER = "owner"
 
 @contextlib.contextmanager
 def owned(logs: Path, parent: Path | None = None) -> Iterator[Path]:
-    """A fresh folder for Ray, in one of ours in `parent` (default: the system's for temporary files); put away at last.
+    """A fresh folder for Ray, in one of ours in `parent` (default: the system's temporary folder); put away at the end.
 
     Args:
-        logs: the link that whoever uses the folder makes into it, to its logs; at the end a real folder.
+        logs: the link that the caller makes to the logs in the folder; at the end a real folder.
         parent: its short path; what dead owners left in there is put away first.
     """
     parent = parent or Path(tempfile.gettempdir())
     sweep(parent)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-    # Locked before it has its name: whoever sees `owner` sees it locked.
+    # Locked before it has its name, so that no process ever sees an unlocked `owner`.
     with (folder / f".{OWNER}").open("x") as owner:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         owner.write(str(logs.absolute()))
         owner.flush()
         (folder / f".{OWNER}").rename(folder / OWNER)
-        (folder / "ray").mkdir()  # whose permissions Ray opens to everybody; the folder around it stays ours alone
+        (folder / "ray").mkdir()  # Ray opens its permissions to all users; the folder around it stays private
         try:
             yield folder / "ray"
         finally:
@@ -54,7 +53,7 @@ def sweep(parent: Path, *, uid: int | None = None) -> list[Path]:
     gone = []
     for folder in sorted(parent.glob(f"{PREFIX}*")):
         with contextlib.suppress(FileNotFoundError, BlockingIOError):  # another one was quicker; its owner lives
-            found = folder.lstat()  # of a link, its own: what it points to is none of our folders
+            found = folder.lstat()  # of a link, its own: its target is none of our folders
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
                 continue
             with (folder / OWNER).open() as owner:
@@ -75,7 +74,7 @@ def put_away(folder: Path, logs: Path) -> bool:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-    # Ray's last processes may still write into it. Without `owner` nobody would know it again, so that goes last.
+    # Ray's last processes may still write into it. Without `owner` no driver would recognise it, so that goes last.
     if len(list(folder.iterdir())) == 1:
         shutil.rmtree(folder)
     return True
@@ -91,7 +90,7 @@ def keep_logs(link: Path) -> bool:
             shutil.copytree(source, copy, ignore_dangling_symlinks=True)
         else:
             copy.mkdir()
-        copy.chmod(link.parent.stat().st_mode & 0o777)  # Ray's is open to everybody
+        copy.chmod(link.parent.stat().st_mode & 0o777)  # Ray's is open to all users
         link.unlink()
         copy.rename(link)
     except OSError as error:  # shutil.Error too: a full disk must not hide why the run ended

@@ -68,8 +68,8 @@ def run(config: Config, *, resume: str | None = None) -> Outcome:
 
     Args:
         config: the resolved config.
-        resume: a run's folder, or `auto` for the newest of this name (a new one if there is none yet); it goes on from
-            its newest checkpoint, or begins again where it has none. None starts a new run.
+        resume: a run's folder, or `auto` for the newest of this name (a new one if there is none yet); it resumes
+            from its newest checkpoint, or begins again where it has none. None starts a new run.
 
     Raises:
         ConfigError: the config cannot be run here; nothing heavy has been started.
@@ -252,7 +252,7 @@ class _Training:
     async def train(self) -> RunState:
         """To the last step, or until a person or the system asks to stop; returns the state then."""
         stop = Stop(self._progress.note)
-        with plain_errors(), self._progress, self._signals.delivered(stop.ask):
+        with plain_errors(), self._progress, self._signals.delivered(stop.request):
             self._progress.note(self._prepared.machine)
             for line in describe(self._prepared.train):
                 self._progress.note(line)
@@ -274,7 +274,7 @@ class _Training:
         self.restarts.count(done, what)
         back = f"the checkpoint of step {latest.step}" if latest else "the start, as there is no checkpoint yet"
         self._progress.note(
-            f"{what}; {done} steps were done: fresh actors go on from {back} "
+            f"{what}; {done} steps were done: fresh actors resume from {back} "
             f"(restart {self.restarts.in_a_row} of {self.restarts.limit})"
         )
 

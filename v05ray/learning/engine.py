@@ -258,7 +258,7 @@ def _read_plain(path: str, map_location: Any = None) -> Any:
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"{path} is refused: it holds more than a checkpoint's tensors and plain values ({_culprit(error)}), and "
-            "loading that could run code; it is not as it was written: delete this checkpoint, go on from an older one"
+            "loading that could run code; it is not as it was written: delete this checkpoint, resume from an older one"
         ) from error
 
 

@@ -294,7 +294,7 @@ class Learner:
         self._abandoned = True
 
     def save(self, folder: Path) -> None:
-        """Collective. Everything that `load` needs to go on bit by bit as if nothing had happened.
+        """Collective. Everything that `load` needs to continue with the same bits as without an interruption.
 
         Raises RuntimeError between `accumulate` and `step` (or `abandon`): gradients are not saved.
         """

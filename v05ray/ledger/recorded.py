@@ -130,7 +130,7 @@ def group_problems(group: RecordedGroup, meta: Mapping[str, Any]) -> Iterable[st
         yield f"{group.num_drawn} rollouts drawn, {scored} scored"
     indices = [rollout.sample_index for rollout in group.rollouts]
     if len(set(indices)) != scored:
-        yield f"a sample index stands twice among {indices}"
+        yield f"a sample index is twice among {indices}"
     if any(not 0 <= index < group.num_drawn for index in indices):
         yield f"a sample index of {indices} was never drawn ({group.num_drawn} were)"
     n_max = meta.get("rule", {}).get("n_max")

@@ -10,7 +10,7 @@ KL(pi_current || pi_reference) (Schulman, "Approximating KL Divergence", 2020), 
 | k3 | exp(-d) - 1 + d | (1 - exp(-d)) grad log pi | GRPO (2402.03300, Eq. 4): unbiased and >= 0, its pull biased |
 
 d grad log pi is the gradient of the KL itself, in the mean over drawn tokens; k3's agrees with it to first order in d.
-Differentiated as it stands, k1 would give grad log pi, whose mean is 0: noise without a pull. So k1 gets the gradient
+Differentiated directly, k1 would give grad log pi, whose mean is 0: noise without a pull. So k1 gets the gradient
 that it has when the reward, and not the loss, carries it (2510.01555 works all of this out).
 """
 

@@ -31,7 +31,7 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What one machine has."""
+    """One machine and its resources."""
 
     name: str
     resources: Bundle
@@ -44,7 +44,7 @@ class NodeType:
     name: str
     resources: Bundle
     most: int
-    """So many it may have at a time."""
+    """Most nodes of this kind at a time."""
 
 
 Verdict = Literal["fits", "coming", "never", "unknown"]
@@ -57,7 +57,7 @@ class Outlook:
 
     verdict: Verdict
     text: str
-    """One sentence: who has no room, what is asked, present and obtainable, and the fix. Empty where all fits."""
+    """One sentence: roles without room, what is asked, present and obtainable, and the fix. Empty where all fits."""
 
 
 def _bundle(num_cpus: float, num_gpus: float = 0.0) -> Bundle:
@@ -179,7 +179,7 @@ def outlook(
     """What will become of `asked` on `nodes` and what an autoscaler can add; `types` None: that is unknown.
 
     `never` is said only where it can be proved: more bundles than places for them, or a sum that is not reached.
-    `unplaced` are those of `asked` that have no place, where that is known; else they are found out.
+    `unplaced` are those of `asked` that have no place, where that is known; else they are computed.
     """
     if unplaced is None:
         _, unplaced = place(asked, nodes)
@@ -215,7 +215,7 @@ _FIX = "lower generators.count, *.num_cpus or *.num_gpus, or take a larger clust
 
 
 def _units(role: Role) -> list[Bundle]:
-    """What has to be on one node each."""
+    """The bundles, or sums of bundles, that each have to be on one node."""
     return [total([role])] if role.strategy == "STRICT_PACK" else list(role.bundles)
 
 
@@ -230,8 +230,8 @@ def _slots(resources: Bundle, need: Bundle) -> int:
 
 def _there(kind: NodeType, nodes: Sequence[Node]) -> int:
     """Nodes that look as if they were of this type; their memory is not compared, for each measures its own."""
-    told = {r: a for r, a in kind.resources.items() if "memory" not in r}
-    return sum(all(node.resources.get(r) == a for r, a in told.items()) for node in nodes)
+    compared = {r: a for r, a in kind.resources.items() if "memory" not in r}
+    return sum(all(node.resources.get(r) == a for r, a in compared.items()) for node in nodes)
 
 
 def _sum(bundles: Iterable[Bundle]) -> dict[str, float]:

@@ -29,7 +29,7 @@ def weights_bytes(folder: Path, dtype: str) -> int:
 
 
 def _num_elements(path: Path) -> int:
-    """The header is an 8-byte little-endian length and so many bytes of JSON."""
+    """The header is an 8-byte little-endian length and that many bytes of JSON."""
     check_no_pointer(path)
     try:
         with path.open("rb") as file:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 PREFIX = "State the final answer to the following arithmetic problem: "
-"""What every question of chain_sum starts with."""
+"""The words that every question of chain_sum starts with."""
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")
 CHARACTERS = (*(chr(code) for code in range(32, 127)), "\n")

@@ -47,5 +47,5 @@ class PromptHistory:
         return self._counts.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned."""
+        """Continues from what `state_dict` returned."""
         self._counts.load_state_dict(state)

@@ -83,7 +83,7 @@ class Priors:
                 self._history.observe(name, mean, count)
 
     def metrics(self) -> dict[str, float]:
-        """`v05/prior_*`."""
+        """Skill and trust of the prior, as `v05/prior_...`."""
         return self._trust.metrics()
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _SUMS = ("total", "weight")
 class SupportBuffer:
     """The `capacity` most recent (prompt, score) pairs, one per prompt.
 
-    A prompt seen again replaces its earlier pair and counts as the most recent: two scores of one prompt would tell
+    A prompt seen again replaces its earlier pair and counts as the most recent: two scores of one prompt would teach
     the value model that equal texts have unequal values.
     """
 

@@ -1,6 +1,6 @@
 """Is the prior any good, and what to do while it is not: online scores, recalibration, and a fallback with hysteresis.
 
-After a step the driver tells `PriorTrust.observe` what V0 had said (raw, before any repair) and what the first k0
+After a step the driver gives `PriorTrust.observe` the priors of V0 (raw, before any repair) and what the first k0
 rollouts of each prompt gave. Only those: later rollouts were drawn because of what the first showed. Before the next
 step `transform` repairs the new priors:
 
@@ -9,7 +9,7 @@ step `transform` repairs the new priors:
 
 The gate closes when the skill of p' over the last `window` groups, 1 - Brier(p') / Brier(base rate), is not above 0,
 and opens when it is above `return_skill`. Every p' is scored as it was when it was made, so the skill is out of
-sample; V0 goes on answering while the gate is closed, so it can earn its way back. Standard library alone.
+sample; V0 still answers while the gate is closed, so it can earn its way back. Standard library alone.
 """
 
 import math
@@ -63,7 +63,7 @@ class PriorTrust:
     ) -> None:
         """Needs 2 <= min_groups <= window.
 
-        `min_groups`: below so many judged groups nothing is repaired or gated. `ridge`: how firmly (a, b) is expected
+        `min_groups`: below that many judged groups nothing is repaired or gated. `ridge`: how firmly (a, b) is expected
         at the identity, as the inverse of its variance; at 1 a shift by a nat is nothing unusual, and a policy that
         learns does move as far within the window. Two numbers from hundreds of rollouts need no more than that.
         `v_max`: priors are clipped to it.
@@ -124,7 +124,7 @@ class PriorTrust:
             self._slope, self._intercept = fit_platt(
                 [(scored.raw, scored.observed) for scored in self._window],
                 ridge=self._ridge,
-                # Each group is so many draws of its own: counted as one, a rare success could hardly move the fit.
+                # Each group is K draws of its own: counted as one, a rare success could hardly move the fit.
                 weights=[scored.num_rollouts for scored in self._window],
             )
         if self._fallback:

@@ -10,9 +10,9 @@ the answers, the prompts) stays as recorded, so a replay compares decisions, not
 
     settings.py   what a run did, and what a replay changes
     batch.py      one batch through the machine, with the record for an answer
-    figures.py    what that came to
+    figures.py    budget and errors of the replayed prompts
     report.py     a whole run, recorded against replayed
-    explain.py    one prompt's story, number by number
+    explain.py    how one prompt was decided, number by number
 """
 
 from v05ray.replay.batch import Replayed, StepReplayer

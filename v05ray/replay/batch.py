@@ -18,12 +18,12 @@ from v05ray.types import Decision, Draw, Prior, Stop
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """One prompt after the replay."""
+    """One prompt's decisions, rollouts and errors after the replay."""
 
     group: RecordedGroup
     decisions: tuple[Decision, ...]
     num_used: int
-    """The first so many of the recorded rollouts, in sample order."""
+    """The first of the recorded rollouts, in sample order, as many as the replay used."""
     num_wanted: int
     """The most that the rule asked for in all: beyond `num_used` where the record ran out or the halt refused it."""
     short: bool
@@ -41,7 +41,7 @@ class Replayed:
 
     @property
     def rewards(self) -> tuple[float, ...]:
-        """Those of the used rollouts."""
+        """[K] rewards of the used rollouts, in sample order."""
         return self.group.rewards[: self.num_used]
 
 
@@ -180,7 +180,7 @@ def _times(groups: Sequence[RecordedGroup]) -> dict[str, list[float]]:
     """When each rollout was scored, [K] per prompt: the place, in the run's order of decisions, of the first one after.
 
     Open prompts only ever become fewer, and each stop makes them one fewer, so the decisions with their open prompts
-    tell their own order; between two stops it does not matter (nothing that a decision rests on changes there).
+    give their own order; between two stops it does not matter (nothing that a decision rests on changes there).
     """
     judged = [
         (-decision.open_prompts, isinstance(decision.action, Stop), position, sequence, decision)

@@ -1,4 +1,4 @@
-"""One prompt's story from the ledger, number by number: why it got the rollouts that it got, and the advantages."""
+"""How one prompt was decided, from the ledger, number by number: why it got its rollouts, and their advantages."""
 
 import math
 import textwrap
@@ -20,13 +20,13 @@ _REASONS = {
     "accepted": "the evidence agrees with the prior",
     "target_reached": "what is drawn meets the target",
     "cap": "n_max is drawn",
-    "halted": "the batch is nearly done, and nobody is topped up any more",
+    "halted": "the batch is nearly done, and no prompt is topped up any more",
     "fixed": "the rule has a fixed budget",
 }
 
 
 def explain(reader: "LedgerReader", prompt_id: str, *, step: int | None = None) -> str:
-    """The story of a prompt, in each step that drew it (or in one). Raises `ConfigError` where it was never drawn."""
+    """How a prompt was decided, in each step that drew it (or in one); `ConfigError` where it was never drawn."""
     seen = reader.rollouts(step, columns=["step", "prompt_id"]).to_pydict()
     steps = sorted({s for s, name in zip(seen["step"], seen["prompt_id"], strict=True) if name == prompt_id})
     if not steps:
@@ -36,7 +36,7 @@ def explain(reader: "LedgerReader", prompt_id: str, *, step: int | None = None) 
     for number in steps:
         groups = reader.groups(number)
         position = next(index for index, group in enumerate(groups) if group.prompt_id == prompt_id)
-        stories.append("\n".join(tell(groups[position], reader.meta(number), position, len(groups))))
+        stories.append("\n".join(describe_group(groups[position], reader.meta(number), position, len(groups))))
     return "\n\n".join(stories)
 
 
@@ -45,7 +45,7 @@ def _some(names: list[str]) -> list[str]:
     return sorted(set(names[:100_000]))
 
 
-def tell(group: RecordedGroup, meta: Mapping[str, Any], position: int, num_prompts: int) -> Iterator[str]:
+def describe_group(group: RecordedGroup, meta: Mapping[str, Any], position: int, num_prompts: int) -> Iterator[str]:
     """The lines for one group; `meta` is its step's, `position` its place among the batch's `num_prompts`."""
     yield f"step {group.step}, prompt {group.prompt_id!r} ({position + 1} of {num_prompts}, source {group.source!r})"
     yield f"  question: {_short(group.text)}"
@@ -124,7 +124,7 @@ def _decision(decision: Decision, meta: Mapping[str, Any], num_prompts: int) -> 
     yield f"stop, {action.reason}: {_REASONS[action.reason]}; {decision.open_prompts} of {num_prompts} prompts open"
     if action.reason == "halted":
         limit = meta.get("halt_fraction", 0) * num_prompts
-        yield f"  the halt falls below {limit:g} open prompts ({meta.get('halt_fraction', 0):g} of {num_prompts})"
+        yield f"  the batch halts below {limit:g} open prompts ({meta.get('halt_fraction', 0):g} of {num_prompts})"
 
 
 def _target(decision: Decision, meta: Mapping[str, Any]) -> str:

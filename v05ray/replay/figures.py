@@ -13,12 +13,12 @@ from v05ray.stats.shrinkage import bias_squared
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a set of sealed prompts came to."""
+    """Budget and baseline error of a set of sealed prompts."""
 
     num_prompts: int
     num_rollouts: int
     num_tokens: int
-    """Of the responses."""
+    """Tokens of all used responses."""
     stops: Mapping[str, int]
     """Prompts by reason."""
     mse_rule: float
@@ -38,7 +38,7 @@ class Figures:
 
     @property
     def rollouts_per_prompt(self) -> float:
-        """Mean."""
+        """Mean over prompts."""
         return self.num_rollouts / self.num_prompts if self.num_prompts else 0.0
 
 

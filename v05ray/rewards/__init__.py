@@ -4,7 +4,7 @@
 - `extract`        the answer in a response, and whether it was finished
 - `references`     the answers that a reference allows, or why it is none
 - `normalise`      one way of writing for each answer: rules on text
-- `numbers`, `units`, `parts`   numbers written out, what stands beside them, and answers of several values
+- `numbers`, `units`, `parts`   numbers written out, what is beside them, and answers of several values
 - `equality`, `mathematics`     whether two answers are equal: by text, number, structure; at last by math-verify
 - `math_verifier`  the `math` verifier over all of these
 - `functions`      reward functions in the forms of other trainers

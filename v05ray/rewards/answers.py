@@ -6,7 +6,7 @@ from v05ray.rewards.normalise import join_thin_groups, signs_in_words
 
 _TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 _BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
-# A sign counts only where no number or word stands before it: `10-5` ends in 5, `x = -5` in -5. A number of several
+# A sign counts only where no number or word is before it: `10-5` ends in 5, `x = -5` in -5. A number of several
 # groups (1,234) is one number; `3, 4` is two.
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 # From the last digit backwards, all that a number could be made of: the last number is in there, whole.
@@ -26,7 +26,7 @@ _FAR_SIGN = re.compile(r"(?<=[=(\u2248])\s*-\s+(?=\d)")
 
 
 def last_tagged(text: str) -> str | None:
-    """What stands in the last `<answer>...</answer>`, stripped; None where there is none."""
+    """The content of the last `<answer>...</answer>`, stripped; None where there is none."""
     found, start = None, None
     for tag in _TAG.finditer(text):
         if not tag.group(1):
@@ -37,7 +37,7 @@ def last_tagged(text: str) -> str | None:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the last `\boxed{...}` with balanced braces, stripped; None where there is none."""
+    r"""The content of the last `\boxed{...}` with balanced braces, stripped; None where there is none."""
     last = (-1, -1)
     opened: list[int | None] = []  # where the content of each open brace starts, None for those of no box
     for brace in _BRACE.finditer(text):

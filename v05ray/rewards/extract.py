@@ -41,7 +41,7 @@ _BRACES = re.compile(
     rf"{_BOX.pattern}|\\boxed\s*(?P<bare>-?\d[\d.,]*|(?<=\s)[A-Za-z](?![A-Za-z])|-?\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|\\[{{}}\\]|[{{}}]"
 )
 _MOST_DIFFERENT = 3
-"""A response that boxes more different answers than this has sprayed them, unless they stand side by side as parts."""
+"""A response that boxes more different answers than this has sprayed them, unless they are side by side as parts."""
 _BETWEEN_PARTS = 60
 """Characters between two boxes that are parts of one answer."""
 _SECOND_THOUGHT = re.compile(
@@ -153,7 +153,7 @@ def _boxes(text: str) -> tuple[list[_Box], bool]:
 
 
 def _unboxed(content: str) -> str:
-    """Of a box that holds nothing but a box."""
+    """The inner content of a box that holds nothing but a box."""
     for _ in range(_MOST_DIFFERENT):
         inner = _BOX.match(content)
         if not inner or closing_brace(content, inner.end()) != len(content) - 1:
@@ -272,7 +272,7 @@ def _stated(text: str) -> Extracted | None:
     rest = text[start:]
     if not rest.strip():
         return None
-    if not rest.split("\n", 1)[0].strip():  # the value stands on a line of its own
+    if not rest.split("\n", 1)[0].strip():  # the value is on a line of its own
         start += len(rest) - len(rest.lstrip())
         rest = text[start:]
     end = _sentence_end(rest)
@@ -348,7 +348,7 @@ _PROSE = re.compile(
 
 
 def _is_prose(text: str) -> bool:
-    """Whether words stand beside the mathematics; of `5x` or `x^2 + 4` no number is the answer."""
+    """Whether there are words beside the mathematics; of `5x` or `x^2 + 4` no number is the answer."""
     return _PROSE.search(_INLINE.sub(" ", text)) is not None
 
 
@@ -364,7 +364,7 @@ def _named_last(line: str) -> str | None:
 
 
 _MOST_WHOLE = 120
-"""A last line of so many characters may be an answer as it stands."""
+"""A last line of at most this many characters may be an answer as it is."""
 
 
 _CLAUSE_IN_PARENTHESES = re.compile(r"\s+\((?=[^()]*[A-Za-z]{3})[^()]*\)$")

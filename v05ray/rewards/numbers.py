@@ -37,7 +37,7 @@ class WrittenNumber:
     digits: int | None = None
     """Significant digits, where it is a decimal (of a point or a power of ten); None for what is exact."""
     percent: bool = False
-    """Whether a percent sign followed; `value` is what stood before it."""
+    """Whether a percent sign followed; `value` is what was before it."""
 
 
 def read_number(text: str) -> WrittenNumber | None:

@@ -31,7 +31,7 @@ class Answer:
     closing: str = ""
     order: Order = "any"
     name: str = ""
-    """Left of an equals sign, where that is a name alone; `text` is then what stands right of it."""
+    """Left of an equals sign, where that is a name alone; `text` is then what is right of it."""
 
 
 _MOST_DEPTH = 8
@@ -118,7 +118,7 @@ def _enclosed(text: str, depth: int) -> Answer | None:
     if len(pieces) == 1:
         pieces = _split(body, ",")
     if len(pieces) == 1 and _GROUPED.fullmatch(body.strip()):
-        pieces = body.split(",")  # thousands never stand alone in brackets: `(1,234)` is a pair
+        pieces = body.split(",")  # thousands are never alone in brackets: `(1,234)` is a pair
     if len(pieces) == 1 and opening != "{":
         return None
     order: Order = "any" if opening == "{" else "given"

@@ -30,9 +30,9 @@ _LOGGED_FAILURES = 10
 """Of each verdict, this many failures are logged as warnings; a broken verifier would fill the log."""
 _KEPT_FAILURES = 200
 GROW_AFTER_S = 1.0
-"""Another worker is started when the first in the queue has waited for so long, and again as long as it does."""
+"""Another worker is started when the first in the queue has waited GROW_AFTER_S seconds, and again while it waits."""
 IDLE_S = 60.0
-"""A worker above `num_workers` that found nothing to do for so long ends."""
+"""A worker above `num_workers` that found nothing to do for IDLE_S seconds ends."""
 _DEATHS_TO_BLAME = 2
 """A response is a `crash` once this many workers died over it: one may have been killed from outside."""
 
@@ -260,7 +260,7 @@ class VerifierPool:
         self._arrived.set()
 
     async def _judge(self, worker: WorkerProcess, jobs: list[_Job]) -> bool:
-        """Finishes all jobs, or those up to the one that ended the worker; says whether the worker goes on."""
+        """Finishes all jobs, or those up to the one that ended the worker; returns whether the worker continues."""
         left = deque(jobs)
         try:
             for job in jobs:

@@ -26,7 +26,7 @@ def read_reference(answer: str) -> tuple[str, ...]:
     r"""The answers any of which is right; raises `UnreadableReference`.
 
     A list as JSON text, `["3", "4"]`, holds alternatives; `[3, 4]` is an interval, as text has it. Several values
-    within one text (`5;10`, `3, 4`) are one answer, all of it needed. Of a solution, what follows `####` or stands in
+    within one text (`5;10`, `3, 4`) are one answer, all of it needed. Of a solution, what follows `####` or is in
     its last box is taken.
     """
     alternatives = _alternatives(answer)

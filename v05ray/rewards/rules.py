@@ -127,7 +127,7 @@ _TRUTH_FIRST = re.compile(r"(yes|no|true|false)\s*[,.:;!]\s", re.IGNORECASE)
 
 
 def by_truth(wanted: str, given: str) -> bool | None:
-    """`true`, `True` and `T` are one; yes may stand for true, and no for false; `No, because ..` says no."""
+    """`true`, `True` and `T` are one; yes may mean true, and no false; `No, because ..` says no."""
     a, b = _TRUTH.get(wanted.casefold()), _TRUTH.get(given.casefold())
     if a is None and b is None:
         return None

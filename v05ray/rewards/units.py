@@ -1,4 +1,4 @@
-r"""What stands beside a number: units of measurement, and words. Standard library only.
+r"""What is written beside a number: units of measurement, and words. Standard library only.
 
 A missing unit is no fault, for questions often name it; another unit is: `20 cm` and `20` are equal, `20 cm` and `20 m`
 are not. Words that are no unit (`9 (apples)`, `34 dollars`) say nothing.
@@ -116,11 +116,11 @@ _OTHER_SCRIPT = re.compile(r"[\u4e00-\u9fff]")
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A value, and the unit that stands beside it."""
+    """A value, and the unit beside it."""
 
     value: str
     unit: str
-    """In one way of writing; empty where what stands there is words and no unit."""
+    """In one way of writing; empty where there are words and no unit."""
 
 
 def split_unit(text: str) -> Measured | None:

@@ -35,7 +35,7 @@ _WANTS_FINAL_ANSWER = frozenset({"math"})
 def truncated_by_default(name: str) -> Truncated:
     """What `rewards.truncated` is for a verifier where it is not set.
 
-    `math` looks for a final answer, which a cut-off response has not reached unless it stands there whole. The others
+    `math` looks for a final answer, which a cut-off response has not reached unless it is there whole. The others
     judge what there is: `last_integer` and `exact` are meant for answers of a few tokens, `code` takes no block that
     is not closed, and what a task's own scorer or a function of the user's makes of the text is theirs to say.
     """

@@ -96,7 +96,9 @@ def judge(
     except MemoryError as error:
         # What filled the memory may still be held somewhere in here: a fresh process starts empty.
         return _failure("error", error) | {"retiring": True}
-    except Exception as error:  # a verifier is anybody's code: its failure is a verdict, and is reported with its name
+    except (
+        Exception
+    ) as error:  # a verifier may be a user's code: its failure is a verdict, and is reported with its name
         return _failure("error", error)
     verdict: Verdict = "correct" if reward == 1 else "wrong" if reward == -1 else "partial"
     if extracted is not None:

@@ -1,38 +1,20 @@
 """Draw and score: everything about a batch that is not a decision. The scheduler asks a `Drawing` and decides.
 
-One process does it for a few dozen generators (`LocalDrawing`). Where that process is too slow for what its generators
+One process does it for a few dozen generators (`GeneratorPool`). Where that process is too slow for what its generators
 produce, several shards do it, each with generators of its own (`Shards`): the scheduler then handles finished, scored
 draws alone, and still decides by itself, so any number of shards gives the same decisions and one global halt.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from v05ray.environments import SingleTurn, play_out
-from v05ray.ports import Environment, Generator, Held, RewardPool, Weights
-from v05ray.scheduling.generators import GeneratorPool, Life
-from v05ray.scheduling.scaling import Load
-from v05ray.stopping.outstanding import WatchedRewards
+from v05ray.ports import Generator, PendingCall, Weights
+from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 
-@dataclass(frozen=True, slots=True)
-class DrawingStatus:
-    """What there is and what happened since the start."""
-
-    lives: Mapping[str, Life]
-    """By generator id."""
-    outstanding_tokens: int
-    """Upper bound of the tokens the generators still have to process."""
-    num_lost_draws: int
-    num_restarts: int
-    load: Load
-    """For the scaling policy."""
-
-
 class Drawing(Protocol):
-    """Generators and verifiers behind one door."""
+    """Generators and verifiers behind one interface."""
 
     @property
     def version(self) -> int:
@@ -72,73 +54,10 @@ class Drawing(Protocol):
         """Every generator serves `weights` or is out of service until it does."""
         ...
 
-    async def status(self) -> DrawingStatus:
-        """What there is and what happened."""
+    async def snapshot(self) -> PoolSnapshot:
+        """The replicas' states, the work so far and the losses; without a manual target."""
         ...
 
-    async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers were asked and have not answered."""
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that generators and verifiers have not answered."""
         ...
-
-
-class LocalDrawing:
-    """Implements `Drawing` in this process."""
-
-    def __init__(
-        self,
-        pool: GeneratorPool,
-        rewards: RewardPool,
-        make_environment: Callable[[RewardPool], Environment] = SingleTurn,
-    ) -> None:
-        """`make_environment` gets the verifiers; what it makes decides when a rollout ends."""
-        self._pool, self._rewards = pool, WatchedRewards(rewards)
-        self._environment = make_environment(self._rewards)
-
-    @property
-    def version(self) -> int:
-        """The pool's."""
-        return self._pool.version
-
-    def add(self, generators: Iterable[Generator]) -> None:
-        """Takes replicas in."""
-        self._pool.add(generators)
-
-    async def drain(self, generator_id: str) -> None:
-        """Lets a replica finish and go."""
-        await self._pool.drain(generator_id)
-
-    async def until_ready(self) -> None:
-        """Waits for the replicas."""
-        await self._pool.until_ready()
-
-    async def draw(self, request: DrawRequest) -> list[Rollout]:
-        """On the generator with least to do."""
-        return await self._pool.draw(request)
-
-    async def draw_scored(
-        self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
-    ) -> list[ScoredRollout]:
-        """Draws all first turns together; then each rollout takes its own way to its end."""
-        rollouts = await self._pool.draw(request, prefer=prefer)
-
-        async def draw(later: DrawRequest, holder: str) -> list[Rollout]:
-            return await self._pool.draw(later, prefer=holder)
-
-        return await play_out(prompt, request, rollouts, self._environment, draw)
-
-    async def abort(self, prompt_id: str) -> None:
-        """Ends a prompt's work."""
-        await self._pool.abort(prompt_id)
-
-    async def load_weights(self, weights: Weights) -> None:
-        """Every generator of the pool."""
-        await self._pool.load_weights(weights)
-
-    async def status(self) -> DrawingStatus:
-        """The pool's."""
-        pool = self._pool
-        return DrawingStatus(pool.lives(), pool.outstanding_tokens, pool.num_lost_draws, pool.num_restarts, pool.load())
-
-    async def waiting(self) -> Sequence[Held]:
-        """The pool's draws and the verdicts."""
-        return [*self._pool.held(), *await self._rewards.waiting()]

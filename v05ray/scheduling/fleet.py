@@ -1,4 +1,4 @@
-"""Generators, and value actors, that come and go: carries out what the scaling policy, or a person, wants.
+"""Generators, and value actors, that come and go: carries out what the scaling policy decides, or `v05ray scale` sets.
 
     wanted > present:  a place is asked for (an autoscaler may have to bring the node), then the replica is added to the
                        pool, which gives it the current weights, and then work
@@ -12,18 +12,18 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from v05ray.scheduling.generators import Life
-from v05ray.scheduling.scaling import Load, ScalingPolicy
+from v05ray.scheduling.scaling import ScalingPolicy
+from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 
 Note = Callable[[str, Mapping[str, object]], None]
-"""Takes an event's name and its particulars."""
+"""Records an event: its name and its fields."""
 Replica = TypeVar("Replica")
 Replica_co = TypeVar("Replica_co", covariant=True)
 Replica_contra = TypeVar("Replica_contra", contravariant=True)
 
 
 class Places(Protocol[Replica_co]):
-    """Where replicas run."""
+    """Where replicas run: placement groups, or fakes."""
 
     async def take(self, name: str) -> Replica_co:
         """A replica in a place of its own; waits until there is one. Cancelled, it asks for none any more."""
@@ -34,30 +34,15 @@ class Places(Protocol[Replica_co]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The pool's side of a look."""
-
-    load: Load
-    lives: Mapping[str, Life]
-    """By generator id; also of those that are GONE."""
-    version: int
-    """The weight version in service, which is the last step done."""
-    asked: int | None = None
-    """Generators that a person asked for since the last look."""
-    num_lost_rollouts: int = 0
-    num_restarts: int = 0
-
-
 class Pool(Protocol[Replica_contra]):
     """What the fleet asks of the scheduler, or of the value pool."""
 
-    async def look(self) -> Seen:
-        """Snapshot; a manual target is returned once."""
+    async def snapshot(self) -> PoolSnapshot:
+        """The present state; a manual target is in one snapshot alone."""
         ...
 
     async def add(self, replica: Replica_contra, /) -> None:
-        """Takes a replica in."""
+        """Takes in one more replica, which gets work once it is up."""
         ...
 
     async def drain(self, name: str, /) -> None:
@@ -67,12 +52,12 @@ class Pool(Protocol[Replica_contra]):
 
 @dataclass(frozen=True, slots=True)
 class FleetState:
-    """What a tick found, for `v05ray status` and the metrics."""
+    """What a tick found, for `v05ray status` and the metrics: the pool's snapshot and what the fleet adds to it."""
 
-    seen: Seen
+    pool: PoolSnapshot
     wanted: int
-    lives: Mapping[str, str]
-    """By generator id; `placing` while a place is waited for. Those that are gone have left."""
+    replicas: Mapping[str, str]
+    """State by replica id; `placing` while a place is waited for. Those that are gone have left."""
     backlog_s: float | None
     """Predicted seconds until the READY generators have worked off what is outstanding; None before that is known."""
     tokens_per_s: float | None
@@ -81,13 +66,13 @@ class FleetState:
 
 @dataclass
 class Fleet(Generic[Replica]):
-    """Keeps as many replicas as are wanted, from `present` (the ids of those that the pool starts with) on."""
+    """Keeps as many replicas as are wanted; `present` are the ids of those that the pool starts with."""
 
     policy: ScalingPolicy
     pool: Pool[Replica]
     places: Places[Replica]
     present: list[str]
-    """In the order in which they came."""
+    """In the order of their arrival."""
     note: Note
     kind: str = "generator"
     """Its replicas are `KIND-0`, `KIND-1`, ..., and events call them so."""
@@ -106,32 +91,32 @@ class Fleet(Generic[Replica]):
 
         Raises what a place or the pool raised since the last tick.
         """
-        seen = await self.pool.look()
+        pool = await self.pool.snapshot()
         self._collect()
-        num_ready = sum(life is Life.READY for life in seen.lives.values())
         before, by = self.policy.wanted, "backlog"
-        wanted = self.policy.observe(seen.load)
-        if seen.asked is not None:
-            self.policy.set(seen.asked)
+        wanted = self.policy.observe(pool.workload)
+        if pool.manual_target is not None:
+            self.policy.set(pool.manual_target)
             wanted, by = self.policy.wanted, "hand"
-        backlog_s = self.policy.backlog_s(seen.load, num_ready)
+        backlog_s = self.policy.backlog_s(pool.workload, pool.num_ready)
         if wanted != before:
-            said = None if backlog_s is None else round(backlog_s, 1)
-            self.note("wanted", {f"{self.kind}s": wanted, "before": before, "by": by, "backlog_s": said})
-        self._note_lives(seen.lives)
-        self._reconcile(wanted, seen.lives)
-        lives = {name: seen.lives[name].value for name in (*self.present, *self._leaving) if name in seen.lives}
-        lives |= dict.fromkeys(self._coming, "placing") | dict.fromkeys(self._arriving, "starting")
-        return FleetState(seen, wanted, lives, backlog_s, self.policy.tokens_per_s)
+            rounded_s = None if backlog_s is None else round(backlog_s, 1)
+            self.note("wanted", {f"{self.kind}s": wanted, "before": before, "by": by, "backlog_s": rounded_s})
+        self._note_changes(pool.replicas)
+        self._reconcile(wanted, pool.replicas)
+        known = [name for name in (*self.present, *self._leaving) if name in pool.replicas]
+        states = {name: pool.replicas[name].value for name in known}
+        states |= dict.fromkeys(self._coming, "placing") | dict.fromkeys(self._arriving, "starting")
+        return FleetState(pool, wanted, states, backlog_s, self.policy.tokens_per_s)
 
     async def close(self) -> None:
-        """Ends what is under way; places that are taken are given back by who made them."""
+        """Ends what is under way; places that are taken are given back by the part that reserved them."""
         tasks = [*self._coming.values(), *self._arriving.values(), *self._leaving.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _reconcile(self, wanted: int, lives: Mapping[str, Life]) -> None:
+    def _reconcile(self, wanted: int, states: Mapping[str, ReplicaState]) -> None:
         # One that was given up counts: it would fail again. It is the first to go when fewer are wanted.
         excess = len(self.present) + len(self._arriving) + len(self._coming) - wanted
         for _ in range(-excess):
@@ -146,7 +131,7 @@ class Fleet(Generic[Replica]):
                 self._leaving[name] = task
                 self.note("place not needed any more", {self.kind: name})
                 continue
-            given_up = [name for name in self.present if lives.get(name) is Life.GONE]
+            given_up = [name for name in self.present if states.get(name) is ReplicaState.GONE]
             name = (given_up or self.present)[-1]
             self.present.remove(name)
             self.note("draining", {self.kind: name})
@@ -177,15 +162,15 @@ class Fleet(Generic[Replica]):
             if task.done():
                 task.result()
 
-    def _note_lives(self, lives: Mapping[str, Life]) -> None:
+    def _note_changes(self, states: Mapping[str, ReplicaState]) -> None:
         for name in self.present:
-            life = lives.get(name)
-            if life is Life.READY and name not in self._served:
+            state = states.get(name)
+            if state is ReplicaState.READY and name not in self._served:
                 self._served.add(name)
                 self.note("ready", {self.kind: name})
-            elif life in (Life.STARTING, Life.GONE) and name in self._served:
+            elif state in (ReplicaState.STARTING, ReplicaState.GONE) and name in self._served:
                 self._served.discard(name)
-                self.note("restarting" if life is Life.STARTING else "given up", {self.kind: name})
+                self.note("restarting" if state is ReplicaState.STARTING else "given up", {self.kind: name})
 
     @staticmethod
     def _spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -1,6 +1,8 @@
-"""The generators as one service: work goes to the one with the shortest queue, and a lost draw is drawn by another.
+"""The generators of one process as one service that draws and scores.
 
-A replica's life: STARTING -> STALE -> READY -> DRAINING -> GONE. Only a READY one gets work, and READY means that it
+Work goes to the generator with the shortest queue, and a lost draw is drawn by another.
+
+A replica's states: STARTING -> STALE -> READY -> DRAINING -> GONE. Only a READY one gets work, and READY means that it
 serves the pool's weight version. A lost or frozen replica is restarted, gets the current weights, and is READY again.
 
 A draw is identified by its sample indices and seeds, so a redraw elsewhere is the same work: an answer that comes after
@@ -11,43 +13,34 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
+from v05ray.environments import SingleTurn, play_out
 from v05ray.errors import ConfigError, RunError
-from v05ray.ports import Generator, GeneratorLost, Held, Weights
-from v05ray.scheduling.scaling import Load, LoadMeter
-from v05ray.stopping.outstanding import Outstanding
-from v05ray.types import DrawRequest, Rollout
+from v05ray.ports import Environment, Generator, GeneratorLost, PendingCall, RewardPool, Weights
+from v05ray.scheduling.scaling import WorkMeter
+from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
+from v05ray.stopping.outstanding import Outstanding, WatchedRewards
+from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 5
-"""A prompt whose draw was lost this often is what kills the generators; it is named and the run ends."""
+"""A prompt whose draw was lost this often is taken for the cause of the losses; the run ends and names it."""
 
 MAX_RESTARTS = 3
 """A replica that fails this often without becoming READY in between is given up."""
 
 QUEUE = "the queue for a generator"
-"""Where draws are that no generator has room for."""
-
-
-class Life(Enum):
-    """Where a replica is in its life."""
-
-    STARTING = "starting"
-    STALE = "stale"
-    READY = "ready"
-    DRAINING = "draining"
-    GONE = "gone"
+"""Name, in pending calls, of draws that no generator has room for."""
 
 
 @dataclass
 class _Replica:
     generator: Generator
-    life: Life = Life.STARTING
+    state: ReplicaState = ReplicaState.STARTING
     outstanding_tokens: int = 0
     """Upper bound of the tokens it still has to process."""
     outstanding_seqs: int = 0
@@ -71,23 +64,26 @@ class NoGeneratorLeft(PoolExhausted):
 
 
 class GeneratorPool:
-    """Load balancing, weight versions and recovery over any number of generators."""
+    """Implements `drawing.Drawing` in this process: load balancing, weight versions and recovery."""
 
     def __init__(
         self,
+        rewards: RewardPool,
         *,
+        make_environment: Callable[[RewardPool], Environment] = SingleTurn,
         draw_timeout_s: float,
         load_timeout_s: float = 600.0,
         start_timeout_s: float = 1800.0,
         max_outstanding_seqs: int | None = None,
     ) -> None:
-        """A replica that takes longer than its timeout over a draw, a weight update or its start is restarted.
+        """`rewards` scores. `make_environment` gets it, and what it makes decides when a rollout ends. A replica that
+        takes longer than its timeout over a draw, a weight update or its start is restarted.
 
         `max_outstanding_seqs` holds back what a replica could only queue: later draws then go where there is room
         by then, and a lost replica loses less. None holds nothing back."""
         self._max_outstanding_seqs = max_outstanding_seqs
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        """Heap of (ticket, turn): who looked in vain keeps its place."""
+        """Heap of (ticket, turn): a draw that found no room keeps its place."""
         self._tickets = itertools.count()
         self._draw_timeout_s = draw_timeout_s
         self._load_timeout_s = load_timeout_s
@@ -99,32 +95,26 @@ class GeneratorPool:
         self._weights: Weights | None = None
         self._changed = asyncio.Condition()
         self._version = 0
-        self._meter = LoadMeter()
+        self._meter = WorkMeter()
         self._given = Outstanding()
-        self.num_lost_draws = 0
-        self.num_restarts = 0
+        self._rewards = WatchedRewards(rewards)
+        self._environment = make_environment(self._rewards)
+        self._num_lost_draws = 0
+        self._num_restarts = 0
 
     @property
     def version(self) -> int:
         """The weight version that draws are served at; 0 is the model that the engines start from."""
         return self._version
 
-    @property
-    def outstanding_tokens(self) -> int:
-        """Upper bound of the tokens all replicas still have to process."""
-        return sum(replica.outstanding_tokens for replica in self._replicas.values())
+    async def snapshot(self) -> PoolSnapshot:
+        """Every replica's state, the work so far and the losses."""
+        states = {name: replica.state for name, replica in self._replicas.items()}
+        return PoolSnapshot(self._meter.read(), states, self._version, self._num_lost_draws, self._num_restarts)
 
-    def load(self) -> Load:
-        """What was asked of this pool and what it got through, for the scaling policy."""
-        return self._meter.load()
-
-    def held(self) -> list[Held]:
-        """What each replica was asked and has not answered: draws, weight updates, its start."""
-        return self._given.held()
-
-    def lives(self) -> dict[str, Life]:
-        """Every replica's state, by generator id."""
-        return {name: replica.life for name, replica in self._replicas.items()}
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that replicas have not answered (draws, weight updates, their starts), and verdicts that are out."""
+        return [*self._given.pending(), *await self._rewards.waiting()]
 
     def add(self, generators: Iterable[Generator]) -> None:
         """Takes replicas in; each gets work once it is up and serves the current version."""
@@ -136,14 +126,14 @@ class GeneratorPool:
     async def drain(self, generator_id: str) -> None:
         """Gives the replica no more work and returns when it has finished what it had; one that is not up is GONE."""
         replica = self._replicas[generator_id]
-        self._live(replica, Life.DRAINING)  # at once: nothing on its way up may make it READY again
+        self._mark(replica, ReplicaState.DRAINING)  # at once: nothing on its way up may make it READY again
         for task in replica.tasks:
             task.cancel()
         await asyncio.gather(*replica.tasks, return_exceptions=True)
-        await self._set(replica, Life.DRAINING)
+        await self._set(replica, ReplicaState.DRAINING)
         async with self._changed:
             await self._changed.wait_for(lambda: replica.outstanding_tokens == 0)
-        await self._set(replica, Life.GONE)
+        await self._set(replica, ReplicaState.GONE)
 
     async def until_ready(self) -> None:
         """Returns when no replica is on its way up any more.
@@ -152,7 +142,10 @@ class GeneratorPool:
         """
         async with self._changed:
             await self._changed.wait_for(
-                lambda: self._fault or all(r.life not in (Life.STARTING, Life.STALE) for r in self._replicas.values())
+                lambda: (
+                    self._fault
+                    or all(r.state not in (ReplicaState.STARTING, ReplicaState.STALE) for r in self._replicas.values())
+                )
             )
         self._require_hope()
 
@@ -171,6 +164,17 @@ class GeneratorPool:
             self._meter.ended(work, num_tokens, len(request.sample_indices))
         return rollouts
 
+    async def draw_scored(
+        self, prompt: Prompt, request: DrawRequest, *, prefer: str | None = None
+    ) -> list[ScoredRollout]:
+        """Draws all first turns together, then takes each rollout to its end; in the order of the sample indices."""
+
+        async def draw(later: DrawRequest, holder: str) -> list[Rollout]:
+            return await self.draw(later, prefer=holder)
+
+        first = await self.draw(request, prefer=prefer)
+        return await play_out(prompt, request, first, self._environment, draw)
+
     async def _draw(self, request: DrawRequest, prefer: str | None, work: int) -> list[Rollout]:
         num_seqs = len(request.sample_indices)
         for _ in range(MAX_ATTEMPTS):
@@ -188,7 +192,7 @@ class GeneratorPool:
                 replica.outstanding_tokens -= work
                 replica.outstanding_seqs -= num_seqs
                 self._wake(1)
-                if replica.life is Life.DRAINING:
+                if replica.state is ReplicaState.DRAINING:
                     async with self._changed:
                         self._changed.notify_all()
             if all(rollout.policy_version == self._version for rollout in rollouts):
@@ -201,11 +205,11 @@ class GeneratorPool:
 
     async def abort(self, prompt_id: str) -> None:
         """Ends a prompt's work wherever it is; its draws must have been cancelled before."""
-        live = [r.generator for r in self._replicas.values() if r.life in (Life.READY, Life.DRAINING)]
+        live = [r.generator for r in self._replicas.values() if r.state in (ReplicaState.READY, ReplicaState.DRAINING)]
         answers = await asyncio.gather(
             *(self._abort(generator, prompt_id) for generator in live), return_exceptions=True
         )
-        for answer in answers:  # one that is gone or frozen does no work; its next draw will tell
+        for answer in answers:  # one that is gone or frozen does no work; its next draw will show that
             if isinstance(answer, BaseException) and not isinstance(answer, GeneratorLost | TimeoutError):
                 raise answer
 
@@ -219,20 +223,21 @@ class GeneratorPool:
         Returns when those that served have answered and one is READY: one that is on its way up is not waited for.
         """
         self._weights, self._version = weights, weights.version
-        live = [r for r in self._replicas.values() if r.life is Life.READY]
+        live = [r for r in self._replicas.values() if r.state is ReplicaState.READY]
         for replica in live:
-            self._live(replica, Life.STALE)
+            self._mark(replica, ReplicaState.STALE)
             self._spawn(replica, self._refresh(replica))
         async with self._changed:
             await self._changed.wait_for(
                 lambda: (
-                    self._fault or (all(r.life is not Life.STALE for r in live) and (self._ready() or not self._hope()))
+                    self._fault
+                    or (all(r.state is not ReplicaState.STALE for r in live) and (self._ready() or not self._hope()))
                 )
             )
         self._require_hope()
 
     async def close(self) -> None:
-        """Ends what is going on; replicas themselves are ended by who made them."""
+        """Cancels starts and weight updates; the actors themselves are ended by the part that started them."""
         tasks = [task for replica in self._replicas.values() for task in replica.tasks]
         for task in tasks:
             task.cancel()
@@ -273,10 +278,12 @@ class GeneratorPool:
                 count -= 1
 
     def _ready(self) -> list[_Replica]:
-        return [r for r in self._replicas.values() if r.life is Life.READY]
+        return [r for r in self._replicas.values() if r.state is ReplicaState.READY]
 
     def _hope(self) -> bool:
-        return any(r.life in (Life.STARTING, Life.STALE, Life.READY) for r in self._replicas.values())
+        return any(
+            r.state in (ReplicaState.STARTING, ReplicaState.STALE, ReplicaState.READY) for r in self._replicas.values()
+        )
 
     def _require_hope(self) -> None:
         if self._fault:
@@ -289,7 +296,7 @@ class GeneratorPool:
             )
 
     def _lose(self, replica: _Replica, request: DrawRequest, why: object) -> None:
-        self.num_lost_draws += len(request.sample_indices)
+        self._num_lost_draws += len(request.sample_indices)
         log.warning(
             "%s lost %d rollouts of prompt %s (%s); redrawing",
             replica.generator.generator_id,
@@ -297,8 +304,8 @@ class GeneratorPool:
             request.prompt_id,
             str(why) or f"no answer within {self._draw_timeout_s:g} s",
         )
-        if replica.life is Life.READY:  # the first of its draws to notice restarts it
-            self._live(replica, Life.STARTING)
+        if replica.state is ReplicaState.READY:  # the first of its draws to notice restarts it
+            self._mark(replica, ReplicaState.STARTING)
             self._spawn(replica, self._bring_up(replica, restart=True))
 
     async def _bring_up(self, replica: _Replica, *, restart: bool) -> None:
@@ -308,19 +315,19 @@ class GeneratorPool:
                 if replica.num_failures > MAX_RESTARTS:
                     last = self._last_failure
                     raise GeneratorLost(f"it failed {MAX_RESTARTS} times in a row, last: {last}", no_room=last.no_room)
-                self.num_restarts += 1
+                self._num_restarts += 1
                 await replica.generator.restart()
             with self._given(replica.generator.generator_id, "start"):
                 await asyncio.wait_for(replica.generator.ready(), self._start_timeout_s)
         except (GeneratorLost, TimeoutError) as error:
             self._last_failure = _lost(error, f"its start took longer than {self._start_timeout_s:g} s")
             log.error("%s is gone: %s", replica.generator.generator_id, self._last_failure)
-            await self._set(replica, Life.GONE)
+            await self._set(replica, ReplicaState.GONE)
             return
         except ConfigError as error:
             await self._refuse(replica, error)
             return
-        await self._set(replica, Life.STALE)
+        await self._set(replica, ReplicaState.STALE)
         await self._refresh(replica)
 
     async def _refresh(self, replica: _Replica) -> None:
@@ -334,31 +341,31 @@ class GeneratorPool:
             self._last_failure = _lost(error, f"a weight update took longer than {self._load_timeout_s:g} s")
             name = replica.generator.generator_id
             log.warning("%s failed to load version %d (%s)", name, self._version, self._last_failure)
-            await self._set(replica, Life.STARTING)
+            await self._set(replica, ReplicaState.STARTING)
             await self._bring_up(replica, restart=True)
             return
         except ConfigError as error:
             await self._refuse(replica, error)
             return
         replica.num_failures = 0
-        self._live(replica, Life.READY)  # at once: `load_weights` must find it READY, or still about to look
-        await self._set(replica, Life.READY)
+        self._mark(replica, ReplicaState.READY)  # at once: `load_weights` must find it READY, or still about to look
+        await self._set(replica, ReplicaState.READY)
 
     async def _refuse(self, replica: _Replica, error: ConfigError) -> None:
         """Another try would meet the same error, so the pool reports it to all that wait for it."""
         self._fault = error
         log.error("%s cannot serve: %s", replica.generator.generator_id, error)
-        await self._set(replica, Life.GONE)
+        await self._set(replica, ReplicaState.GONE)
 
-    def _live(self, replica: _Replica, life: Life) -> None:
-        replica.life = life
+    def _mark(self, replica: _Replica, state: ReplicaState) -> None:
+        replica.state = state
         self._meter.ready(len(self._ready()))
 
-    async def _set(self, replica: _Replica, life: Life) -> None:
-        self._live(replica, life)
+    async def _set(self, replica: _Replica, state: ReplicaState) -> None:
+        self._mark(replica, state)
         async with self._changed:
             self._changed.notify_all()
-        self._wake(len(self._waiting))  # each looks for itself
+        self._wake(len(self._waiting))  # each checks for room again
 
     def _spawn(self, replica: _Replica, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from v05ray.ports import Held
-from v05ray.scheduling.fleet import Seen
-from v05ray.scheduling.generators import Life
-from v05ray.scheduling.scaling import LoadMeter
+from v05ray.ports import PendingCall
+from v05ray.scheduling.scaling import WorkMeter
+from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.types import Prior, Prompt, SupportExample
 
@@ -22,13 +21,13 @@ CHUNK = 16
 
 
 class Predictor(Protocol):
-    """One copy of the value model."""
+    """One copy of the value model, in an actor of its own."""
 
     @property
     def predictor_id(self) -> str: ...  # noqa: D102
 
     async def ready(self) -> None:
-        """Returns once it can answer."""
+        """Returns once its model is loaded."""
         ...
 
     async def predict(
@@ -46,52 +45,55 @@ class PredictorPool:
         if not predictors:
             raise ValueError("needs >= 1 predictor, got none")
         self._predictors = {one.predictor_id: one for one in predictors}
-        self._lives = dict.fromkeys(self._predictors, Life.READY)
+        self._states = dict.fromkeys(self._predictors, ReplicaState.READY)
         self._num_parts = dict.fromkeys(self._predictors, 0)
         """Parts that each has been given and has not answered."""
         self._answered = asyncio.Condition()
-        self._given, self._meter = Outstanding(), LoadMeter()
+        self._given, self._meter = Outstanding(), WorkMeter()
         self._meter.ready(len(self._predictors))
 
     async def predict(
         self, prompts: Sequence[Prompt], support: Sequence[SupportExample], *, policy_version: int, seed: int
     ) -> list[Prior]:
-        """Shared out evenly among all that are READY."""
-        ready = [name for name, life in self._lives.items() if life is Life.READY]
+        """One prior per prompt, in order; the prompts are shared evenly among the READY predictors."""
+        ready = [name for name, state in self._states.items() if state is ReplicaState.READY]
         parts = _parts(prompts, len(ready))
         self._meter.asked(len(prompts))
-        asked = (self._ask(name, part, support, policy_version, seed) for name, part in zip(ready, parts, strict=False))
+        asked = (
+            self._predict_part(name, part, support, policy_version, seed)
+            for name, part in zip(ready, parts, strict=False)
+        )
         answers = await asyncio.gather(*asked)
         return [prior for part in answers for prior in part]
 
-    async def waiting(self) -> Sequence[Held]:
-        """Predictors that have not answered."""
-        return self._given.held()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Predictions that are out."""
+        return self._given.pending()
 
-    async def look(self) -> Seen:
-        """The queue, in prompts; no version, for the model is frozen."""
-        return Seen(self._meter.load(), dict(self._lives), 0)
+    async def snapshot(self) -> PoolSnapshot:
+        """Work is counted in prompts, where generators count tokens."""
+        return PoolSnapshot(self._meter.read(), dict(self._states), 0)
 
     async def add(self, predictor: Predictor) -> None:
         """Takes another one in, once it is up; it gets its share from the next batch on."""
         await predictor.ready()
         self._predictors[predictor.predictor_id] = predictor
         self._num_parts[predictor.predictor_id] = 0
-        self._live(predictor.predictor_id, Life.READY)
+        self._mark(predictor.predictor_id, ReplicaState.READY)
 
     async def drain(self, predictor_id: str) -> None:
         """Gives it no more work and returns when it has answered what it had."""
-        self._live(predictor_id, Life.DRAINING)
+        self._mark(predictor_id, ReplicaState.DRAINING)
         async with self._answered:
             await self._answered.wait_for(lambda: self._num_parts[predictor_id] == 0)
-        self._live(predictor_id, Life.GONE)
+        self._mark(predictor_id, ReplicaState.GONE)
         del self._predictors[predictor_id], self._num_parts[predictor_id]
 
-    def _live(self, predictor_id: str, life: Life) -> None:
-        self._lives[predictor_id] = life
-        self._meter.ready(sum(life is Life.READY for life in self._lives.values()))
+    def _mark(self, predictor_id: str, state: ReplicaState) -> None:
+        self._states[predictor_id] = state
+        self._meter.ready(sum(state is ReplicaState.READY for state in self._states.values()))
 
-    async def _ask(
+    async def _predict_part(
         self, name: str, part: Sequence[Prompt], support: Sequence[SupportExample], policy_version: int, seed: int
     ) -> list[Prior]:
         num_answered = None
@@ -109,7 +111,7 @@ class PredictorPool:
 
 
 def chunks(prompts: Sequence[Prompt]) -> list[Sequence[Prompt]]:
-    """What is computed together."""
+    """The prompts in groups of `CHUNK`, each computed together."""
     return [prompts[start : start + CHUNK] for start in range(0, len(prompts), CHUNK)]
 
 

@@ -1,11 +1,11 @@
-"""How many generators would pay: from the backlog to a wanted number, without thrashing. Standard library and config.
+"""How many generators are worth their cost: from the backlog to a wanted number, without thrashing.
 
     backlog [tokens] = outstanding tokens (a known upper bound) x learned share of it that is really drawn
     need             = mean backlog while generating / (target_backlog_s x tokens per second of one generator)
 
 A trainer alternates between generation and learning, so the clock of everything here runs only while work is
-outstanding: an hour of learning is no sign that generators are too many. Within a batch the backlog falls from its
-height to nothing, so it is averaged over slices of at least `sustain_s`; more generators are wanted when the newest
+outstanding: an hour of learning is no sign that generators are too many. Within a batch the backlog shrinks from its
+peak to nothing, so it is averaged over slices of at least `sustain_s`; more generators are wanted when the newest
 slice says so, fewer when every slice of the last `hold_s` does, neither within `cooldown_s` of the last change.
 """
 
@@ -54,8 +54,8 @@ class Elastic(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What a pool has seen of its work; all but the first two only grow. A value pool's tokens are prompts."""
+class Workload:
+    """What a pool was asked for and answered; all but the first two only grow. A value pool's tokens are prompts."""
 
     outstanding_tokens: int = 0
     """Upper bound of what is asked for and not answered, whether a generator has it or it waits for one."""
@@ -74,10 +74,10 @@ class Load:
     answered_rollouts: int = 0
 
     @staticmethod
-    def combined(parts: Iterable["Load"]) -> "Load":
-        """Of pools that work on the same batches, side by side."""
+    def combined(parts: Iterable["Workload"]) -> "Workload":
+        """The sum over pools that work on the same batches, side by side; the time is that of the longest."""
         parts = list(parts)
-        return Load(
+        return Workload(
             sum(p.outstanding_tokens for p in parts),
             any(p.generating for p in parts),
             max((p.generating_s for p in parts), default=0.0),
@@ -89,8 +89,8 @@ class Load:
         )
 
 
-class LoadMeter:
-    """Keeps a `Load` for one pool, exactly: every change is accounted for when it happens, not when it is looked at."""
+class WorkMeter:
+    """Keeps one pool's `Workload`, exactly: every change is accounted for when it happens, not when it is read."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -101,7 +101,7 @@ class LoadMeter:
         self._answered_bound = self._answered_tokens = self._answered_rollouts = 0
 
     def ready(self, num_ready: int) -> None:
-        """So many generators are READY from now on."""
+        """From now on `num_ready` generators are READY."""
         self._advance()
         self._num_ready = num_ready
 
@@ -111,7 +111,7 @@ class LoadMeter:
         self._outstanding += bound
 
     def ended(self, bound: int, num_tokens: int | None, num_rollouts: int = 1) -> None:
-        """It was answered with `num_tokens` tokens; None: it was cancelled or failed, and teaches nothing."""
+        """It was answered with `num_tokens` tokens; None: it was cancelled or failed, and is left out of the rates."""
         self._advance()
         self._outstanding -= bound
         if num_tokens is not None:
@@ -119,10 +119,10 @@ class LoadMeter:
             self._answered_tokens += num_tokens
             self._answered_rollouts += num_rollouts
 
-    def load(self) -> Load:
-        """Up to now."""
+    def read(self) -> Workload:
+        """The workload up to now."""
         self._advance()
-        return Load(
+        return Workload(
             self._outstanding,
             self._outstanding > 0,
             self._generating_s,
@@ -163,7 +163,7 @@ class _FadingRatio:
 
     @property
     def value(self) -> float | None:
-        """None before there is any."""
+        """above / below of what was added; None before anything was."""
         return self.above / self.below if self.above > 0 and self.below > 0 else None
 
 
@@ -173,7 +173,7 @@ class ScalingPolicy:
     def __init__(self, config: Elastic) -> None:
         self._config = config
         self._wanted = config.count
-        self._last = Load()
+        self._last = Workload()
         self._share = _FadingRatio()
         """Tokens answered by their upper bound."""
         self._rate = _FadingRatio()
@@ -188,7 +188,7 @@ class ScalingPolicy:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """(fewest, most)"""
+        """(fewest, most) generators that the config allows."""
         return self._config.fewest, self._config.most
 
     @property
@@ -196,17 +196,17 @@ class ScalingPolicy:
         """What one generator gets through; None before anything was answered."""
         return self._rate.value
 
-    def backlog_s(self, load: Load, num_generators: int) -> float | None:
+    def backlog_s(self, workload: Workload, num_generators: int) -> float | None:
         """Predicted seconds until `num_generators` have worked off what is outstanding; None where that is unknown."""
         rate = self.tokens_per_s
-        if not load.outstanding_tokens:
+        if not workload.outstanding_tokens:
             return 0.0
         if rate is None or not num_generators:
             return None
-        return load.outstanding_tokens * (self._share.value or 1.0) / (rate * num_generators)
+        return workload.outstanding_tokens * (self._share.value or 1.0) / (rate * num_generators)
 
     def set(self, wanted: int) -> None:
-        """By hand. A policy with a target continues from there after its cool-down.
+        """Sets the number by hand. A policy with a target continues from there after its cool-down.
 
         Raises:
             ConfigError: outside `generators.min` to `generators.max`.
@@ -214,26 +214,26 @@ class ScalingPolicy:
         check_wanted(self._config, wanted)
         self._change(wanted)
 
-    def observe(self, load: Load) -> int:
+    def observe(self, workload: Workload) -> int:
         """Takes in what has happened up to now; returns `wanted`. To be called every second or so."""
-        slice_s = load.generating_s - self._last.generating_s
+        slice_s = workload.generating_s - self._last.generating_s
         if slice_s < self._config.sustain_s:
             return self._wanted
-        self._learn(load, slice_s)
-        mean_tokens = (load.backlog_token_s - self._last.backlog_token_s) / slice_s * (self._share.value or 1.0)
-        self._last = load
+        self._learn(workload, slice_s)
+        mean_tokens = (workload.backlog_token_s - self._last.backlog_token_s) / slice_s * (self._share.value or 1.0)
+        self._last = workload
         rate, target_s = self.tokens_per_s, self._config.target_backlog_s
         if rate is not None and target_s is not None:
             self._needs.append((slice_s, mean_tokens / (rate * target_s)))
             self._decide()
         return self._wanted
 
-    def _learn(self, load: Load, slice_s: float) -> None:
+    def _learn(self, workload: Workload, slice_s: float) -> None:
         """Rates and lengths drift as the policy learns, so what is older than `hold_s` counts less and less."""
         kept = math.exp(-slice_s / self._config.hold_s)
-        tokens = load.answered_tokens - self._last.answered_tokens
-        self._share.add(tokens, load.answered_bound - self._last.answered_bound, kept=kept)
-        self._rate.add(tokens, load.ready_s - self._last.ready_s, kept=kept)
+        tokens = workload.answered_tokens - self._last.answered_tokens
+        self._share.add(tokens, workload.answered_bound - self._last.answered_bound, kept=kept)
+        self._rate.add(tokens, workload.ready_s - self._last.ready_s, kept=kept)
 
     def _decide(self) -> None:
         config, needs = self._config, self._needs

@@ -13,9 +13,8 @@ from typing import Any
 
 from v05ray import budget
 from v05ray.config import BudgetConfig
-from v05ray.ports import BatchRequest, Held, Weights
+from v05ray.ports import BatchRequest, PendingCall, Weights
 from v05ray.scheduling.drawing import Drawing
-from v05ray.scheduling.generators import Life
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
     Decision,
@@ -34,7 +33,7 @@ GREEDY_INDEX = -1
 
 
 class RolloutScheduler:
-    """Implements `ports.Scheduler` over whatever draws and scores."""
+    """Implements `ports.Scheduler` over a `Drawing`."""
 
     def __init__(self, drawing: Drawing, config: BudgetConfig, *, seed: int) -> None:
         self._drawing = drawing
@@ -76,28 +75,27 @@ class RolloutScheduler:
         await self._drawing.load_weights(weights)
 
     async def status(self) -> dict[str, float]:
-        """Counters for the step's metrics."""
-        drawing = await self._drawing.status()
-        lives = drawing.lives.values()
+        """Counters for the step's metrics: generators ready, draws lost, what the rule has learned."""
+        pool = await self._drawing.snapshot()
         return {
-            "v05/generators_ready": float(sum(life is Life.READY for life in lives)),
-            "v05/generators_total": float(sum(life is not Life.GONE for life in lives)),
-            "v05/lost_draws": float(drawing.num_lost_draws),
-            "v05/generator_restarts": float(drawing.num_restarts),
+            "v05/generators_ready": float(pool.num_ready),
+            "v05/generators_total": float(pool.num_present),
+            "v05/lost_draws": float(pool.num_lost_draws),
+            "v05/generator_restarts": float(pool.num_restarts),
             "v05/aborted_rollouts": float(self._num_aborted),
             **self._rule.metrics(),
         }
 
-    async def waiting(self) -> Sequence[Held]:
-        """What generators and verifiers have not answered."""
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls that generators and verifiers have not answered."""
         return await self._drawing.waiting()
 
     async def state_dict(self) -> dict[str, Any]:
-        """The budget rule's memory."""
+        """What the budget rule has learned, JSON-able."""
         return self._rule.state_dict()
 
     async def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` gave."""
+        """Continues from what `state_dict` returned."""
         self._rule.load_state_dict(state)
 
 
@@ -113,7 +111,7 @@ class _Open:
     greedy: ScoredRollout | None = None
     stop: Stop | None = None
     generator_id: str | None = None
-    """Who drew it last: its prefix is in that cache."""
+    """The generator that drew it last, whose cache has its prefix."""
     draws: set[asyncio.Task[None]] = field(default_factory=set)
     """In flight."""
 
@@ -125,12 +123,12 @@ class _BatchRun:
         self._drawing, self._machine, self._batch, self._seed = drawing, machine, batch, seed
         self._open = {p.prompt_id: _Open(p, batch.priors.get(p.prompt_id)) for p in batch.prompts}
         if len(self._open) != len(batch.prompts):
-            raise ValueError(f"step {batch.step}: a prompt id stands twice in the batch")
+            raise ValueError(f"step {batch.step}: a prompt id is twice in the batch")
         self._sealed: asyncio.Queue[RolloutGroup | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def groups(self) -> AsyncIterator[RolloutGroup]:
-        """Runs the batch to its end."""
+        """Runs the batch until every prompt is sealed; yields each group when that happens."""
         remaining = len(self._open)
         self._carry_out(self._machine.start())
         if self._batch.greedy_reward:

@@ -2,7 +2,7 @@
 
 The real estimators are asked, so nothing of theirs is written down a second time. How their answer is read:
 
-    difference   A = r - B as it stands (the fused ones with sigma_floor = 1 and eps = 0, which makes their divisor 1)
+    difference   A = r - B alone (the fused ones with sigma_floor = 1 and eps = 0, which makes their divisor 1)
     group        one scale s > 0 and one B for a group: two kinds of reward give two equations; a group of equal rewards
                  with A = 0 has B = r
     batch        the same, one scale and one B for the whole batch
@@ -59,7 +59,7 @@ def _solve(rewards: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     """(s, B): where a group is mixed, s (1 - B) and s (-1 - B) are the largest and the least value."""
     if min(rewards) == max(rewards):
         return 0.0, rewards[0]
-    # mc_grpo gives its dropped rollout the value of its kind, 0, so any of a kind may stand for it.
+    # mc_grpo gives its dropped rollout the value of its kind, 0, so any of a kind represents it.
     good = values[rewards.index(1.0)]
     bad = values[rewards.index(-1.0)]
     return (good - bad) / 2, -(good + bad) / (good - bad)

@@ -53,7 +53,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What one batch took."""
+    """Times of one batch, and their lower bounds."""
 
     makespan_s: float
     """From the first draw to the last reward."""
@@ -68,7 +68,7 @@ class Timing:
 
     @property
     def bound_s(self) -> float:
-        """The greater of the two."""
+        """The greater of the two bounds: no schedule is faster."""
         return max(self.work_bound_s, self.chain_bound_s)
 
     @property
@@ -123,7 +123,7 @@ class _Run:
         self.machine, self.responses, self.cluster = machine, responses, cluster
         self.now = 0.0
         self.generators = [_Generator(i) for i in range(cluster.num_generators)]
-        self.loads = [
+        self.queues = [
             (0, g.number) for g in self.generators
         ]  # heap of (outstanding tokens, number), stale entries kept
         self.events: list[tuple[float, int, _Generator | None, int, _Job | None]] = []
@@ -174,7 +174,7 @@ class _Run:
             generator = self.least_loaded(None if split else self.last.get(job.prompt_id))
             self.last[job.prompt_id] = generator
             expected = len(part) * self.cluster.max_tokens
-            self.load(generator, expected)
+            self.add_outstanding(generator, expected)
             job.parts.append((generator, expected))
             self.advance(generator)
             if self.cluster.queue == "topups_first" and job.indices.start > 0:
@@ -185,17 +185,17 @@ class _Run:
 
     def least_loaded(self, prefer: _Generator | None) -> _Generator:
         while True:
-            load, number = self.loads[0]
+            load, number = self.queues[0]
             least = self.generators[number]
             if load == least.outstanding_tokens:
                 break
-            heapq.heapreplace(self.loads, (least.outstanding_tokens, number))
+            heapq.heapreplace(self.queues, (least.outstanding_tokens, number))
         return prefer if prefer is not None and prefer.outstanding_tokens <= least.outstanding_tokens else least
 
-    def load(self, generator: _Generator, tokens: int) -> None:
+    def add_outstanding(self, generator: _Generator, tokens: int) -> None:
         generator.outstanding_tokens += tokens
         if tokens < 0:  # a load that grew is corrected when it comes to the top
-            heapq.heappush(self.loads, (generator.outstanding_tokens, generator.number))
+            heapq.heappush(self.queues, (generator.outstanding_tokens, generator.number))
 
     def advance(self, generator: _Generator) -> None:
         """Bring the generator's clock to now."""
@@ -228,7 +228,7 @@ class _Run:
             job.num_running -= 1
             if job.num_running == 0:
                 for part, tokens in job.parts:
-                    self.load(part, -tokens)
+                    self.add_outstanding(part, -tokens)
                 self.push(self.cluster.verify_s, None, 0, job)
         self.replan(generator)
 
@@ -247,7 +247,7 @@ class _Run:
             return
         job.cancelled = True
         for generator, tokens in job.parts if job.num_running else []:
-            self.load(generator, -tokens)
+            self.add_outstanding(generator, -tokens)
             self.advance(generator)
             generator.running = [entry for entry in generator.running if entry[2] is not job]
             heapq.heapify(generator.running)

@@ -12,14 +12,14 @@ from v05ray.simulate.compare import Row
 from v05ray.simulate.scaling import ScalingRow
 
 MAX_LINES = 6
-"""A figure shows the first so many contenders: more cannot be told apart."""
+"""A figure shows the first MAX_LINES contenders: more cannot be distinguished."""
 BENCHMARK = 16
 """The group of GRPO that others are measured against."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything one call of `v05ray simulate` found out."""
+    """All results of one call of `v05ray simulate`."""
 
     world: str
     num_prompts: int
@@ -31,7 +31,7 @@ class Report:
     scaling: Sequence[ScalingRow] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The report as JSON values."""
         return {
             "world": self.world,
             "num_prompts": self.num_prompts,
@@ -131,13 +131,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def verdicts(report: Report) -> list[str]:
-    """For each prior quality, who reaches the MSE of the mean of 16, and with what share of its rollouts."""
+    """For each prior quality, which contenders reach the MSE of the mean of 16, and with what share of its rollouts."""
     assert report.benchmark_mse is not None
     lines = [f"who needs at most a quarter of {BENCHMARK} rollouts for the MSE of their mean:"]
     for rms, rows in report.rows.items():
         quarter = [row for row in rows if row.mse <= report.benchmark_mse and row.rollouts <= BENCHMARK / 4]
         more = [row for row in rows if row.mse <= report.benchmark_mse and BENCHMARK / 4 < row.rollouts < BENCHMARK]
-        text = ", ".join(f"{row.name} ({row.rollouts:.2f})" for row in quarter) or "nobody"
+        text = ", ".join(f"{row.name} ({row.rollouts:.2f})" for row in quarter) or "none"
         if more:
             text += "; with more, but fewer than all: " + ", ".join(f"{row.name} ({row.rollouts:.2f})" for row in more)
         lines.append(f"  prior off by {rms:g}: {text}")
@@ -212,8 +212,8 @@ def describe_theorems() -> str:
     lines += ["", "Theorem 3.4: |bias| <= 1/sqrt(k), and for a wrong prior about 1/(k |V - m|); p = .5"]
     for k in (4, 16, 64, 256):
         biases = [theorems.moments(theorems.v05, 0.5, prior, k)[0] for prior in (0.2, 0.4, 0.8)]
-        told = ", ".join(f"V {v}: {b:.4f} ({b * k * v:.2f})" for v, b in zip((0.2, 0.4, 0.8), biases, strict=True))
-        lines.append(f"  k {k:>3}, bound {1 / math.sqrt(k):.4f}: bias (times k |V - m|) {told}")
+        shown = ", ".join(f"V {v}: {b:.4f} ({b * k * v:.2f})" for v, b in zip((0.2, 0.4, 0.8), biases, strict=True))
+        lines.append(f"  k {k:>3}, bound {1 / math.sqrt(k):.4f}: bias (times k |V - m|) {shown}")
     lines += ["", "An exact prior is rejected (p = .5): " + ", ".join(_rejections())]
     ratios = ", ".join(f"{d:g}: {theorems.error_ratio(d, 4):.2f}" for d in (0.0, 0.2, 0.4, 0.5, 0.8))
     lines += [f"MSE(B) / MSE(mean), k = 4, p uniform, by |V - m|: {ratios}"]
@@ -222,8 +222,8 @@ def describe_theorems() -> str:
     lines += ["", "Section A.7: regret E R(K) - R(K*) in units of c, claimed bounded as c -> 0; p = .5, k0 = 4"]
     for exponent in (6, 8, 10, 12, 14):
         runs = [theorems.regret(0.5, prior, 2.0**-exponent) for prior in (0.0, 0.2, 0.4, 0.8)]
-        told = ", ".join(f"{run.in_costs:.1f}" for run in runs)
-        lines.append(f"  c = 2^-{exponent}: V - m = 0, .2, .4, .8: {told}")
+        shown = ", ".join(f"{run.in_costs:.1f}" for run in runs)
+        lines.append(f"  c = 2^-{exponent}: V - m = 0, .2, .4, .8: {shown}")
     return "\n".join(lines)
 
 

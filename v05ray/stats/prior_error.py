@@ -32,7 +32,7 @@ def squared_error(prior: float, rewards: Sequence[float]) -> float:
 class PriorError:
     """tau2 = max(0, mean of `squared_error` over the `window` most recent groups).
 
-    While fewer than `warm_groups` groups were seen, `initial` stands in for the missing ones, so that the first group
+    While fewer than `warm_groups` groups were seen, `initial` replaces the missing ones, so that the first group
     alone does not decide. Give each group's cold-start rewards only: later ones were drawn because of what the first
     ones showed, and would bias the estimate.
 

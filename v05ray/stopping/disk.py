@@ -1,8 +1,8 @@
 """Disks that hang: work on them that can be given up, and an end of the process that does not wait for them.
 
-A thread in a system call cannot be cancelled. So whatever may wait for a disk runs in a daemon thread of its own, which
-nobody joins: the run can say what it waits for, give up, and end. What such a thread still does is harmless, for every
-file appears whole or not at all (`durable`).
+A thread in a system call cannot be cancelled. So all work that may wait for a disk runs in a daemon thread of its own,
+which is never joined: the run can report what it waits for, give up, and end. What such a thread still does is
+harmless, for every file appears whole or not at all (`durable`).
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from v05ray.errors import RunError
-from v05ray.ports import Held
+from v05ray.ports import PendingCall
 from v05ray.stopping.exit_codes import ExitCode
 from v05ray.stopping.outstanding import Outstanding
 
 T = TypeVar("T")
 
 PROBE_S = 5.0
-"""A disk that does not take a few bytes within so many seconds hangs."""
+"""A disk that does not take a few bytes within PROBE_S seconds hangs."""
 LEAVE_S = 60.0
-"""What is left to do at the end of a run may take so long after a disk has hung."""
+"""Seconds that the end of a run may take after a disk has hung."""
 LAST_WORDS_S = 5.0
-"""A process that leaves without its disk takes so long at most to write what it has said to stdout and stderr."""
+"""Seconds at most that a process which leaves without its disk takes to flush stdout and stderr."""
 NAME = "the disk"
 
 
 class DiskStalled(RunError):
-    """A disk neither takes nor refuses; names the path and the way on."""
+    """A disk neither takes nor refuses data; names the path and how to continue."""
 
 
 class Disk:
@@ -46,9 +46,9 @@ class Disk:
         with self._given(NAME, f"work at {path}"):
             return await in_daemon_thread(work, *arguments)
 
-    async def waiting(self) -> Sequence[Held]:
-        """What it has not done yet."""
-        return self._given.held()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Calls of the disk that have not returned."""
+        return self._given.pending()
 
     async def responds(self, folder: Path, *, within_s: float = PROBE_S) -> bool:
         """Whether the folder's disk takes a few bytes, or refuses them, in time."""
@@ -85,7 +85,7 @@ async def in_daemon_thread(work: Callable[..., T], *arguments: Any) -> T:
             outcome = work(*arguments), None
         except BaseException as error:  # raised again where it is awaited
             outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the result is not awaited any more
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=run, daemon=True, name="v05ray-disk").start()
@@ -108,7 +108,7 @@ class LastResort:
 
     @contextlib.contextmanager
     def after_a_hang(self, note: Callable[[str], None]) -> Iterator[None]:
-        """When a `DiskStalled` leaves this, it is told at once, and the outer block has `after_s` seconds to be left.
+        """Reports a `DiskStalled` of this block at once; the outer block then has `after_s` seconds to end.
 
         Then the process ends as it is, with exit code 1.
         """

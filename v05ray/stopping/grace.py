@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Grace:
-    """What is being done, whether it may be given up, and when it has to be."""
+    """The work in progress, whether it may be given up, and when it has to be."""
 
     def __init__(self) -> None:
         self.abandoned = False
@@ -34,7 +34,7 @@ class Grace:
     def leave_by(self, deadline: float) -> None:
         """Whatever is not done in time for a checkpoint by `deadline` (of the event loop's clock) is given up.
 
-        What is still `running` at the deadline is cancelled: then the newest checkpoint on disk has to do.
+        What is still `running` at the deadline is cancelled: then the newest checkpoint on disk is what remains.
         """
         loop = asyncio.get_running_loop()
         grace_s = deadline - loop.time()

@@ -1,8 +1,8 @@
-"""What was given to an actor and has not come back: kept where it is given, asked for when nothing happens.
+"""Calls of actors that have not returned: recorded by the caller, collected when a stage makes no progress.
 
-Outstanding   notes every call of an actor while it lasts
-ask           what a role waits for; the role itself, where it does not even say that
-describe      all of it for people: prompt, actor, kind of work, seconds
+Outstanding        records every call while it lasts
+calls_pending_at   the calls that a role waits for; the role itself, where it does not reply in time
+describe           all of it for people: prompt, actor, kind of work, seconds
 """
 
 import asyncio
@@ -14,21 +14,23 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from v05ray.ports import Held, RewardPool
+from v05ray.ports import PendingCall, RewardPool
 from v05ray.types import Prompt, Rollout, ScoredRollout
 
-ASK_S = 5.0
-"""A role that does not say within so many seconds what it waits for is itself what is waited for."""
+REPLY_S = 5.0
+"""A role that does not reply within REPLY_S seconds is reported as the blocker."""
 MOST = 256
-"""Entries that one role tells of, those held longest: enough to name the culprit, and small for any batch."""
+"""Entries that one role reports, the oldest ones: enough to name the culprit, and small for any batch."""
 _NAMED = 3
 """Prompts, or actors, that a message names."""
 
 
 class Waits(Protocol):
-    """Whoever gives work to actors."""
+    """A part that calls actors."""
 
-    async def waiting(self) -> Sequence[Held]: ...  # noqa: D102
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Its calls that have not returned."""
+        ...
 
 
 class Outstanding:
@@ -40,7 +42,7 @@ class Outstanding:
 
     @contextlib.contextmanager
     def __call__(self, actor: str, what: str, *, count: int = 1, prompt_id: str | None = None) -> Iterator[None]:
-        """While the block lasts, `actor` holds this."""
+        """The call is pending while the block lasts, as in `with outstanding("generator-1", "draw", count=4):`."""
         key = next(self._keys)
         self._given[key] = self._clock(), actor, what, count, prompt_id
         try:
@@ -48,8 +50,8 @@ class Outstanding:
         finally:
             del self._given[key]
 
-    def held(self) -> list[Held]:
-        """What is alike is one entry; held longest first, `MOST` at most."""
+    def pending(self) -> list[PendingCall]:
+        """The oldest first, `MOST` at most; calls of one actor for the same kind of work and prompt are one entry."""
         since: dict[tuple[str, str, str | None], float] = {}
         counts: Counter[tuple[str, str, str | None]] = Counter()
         for start, actor, what, count, prompt_id in self._given.values():
@@ -59,12 +61,14 @@ class Outstanding:
         now = self._clock()
         longest = heapq.nsmallest(MOST, since, key=since.__getitem__)
         return [
-            Held(actor, what, now - since[key], counts[key], prompt) for key in longest for actor, what, prompt in [key]
+            PendingCall(actor, what, now - since[key], counts[key], prompt)
+            for key in longest
+            for actor, what, prompt in [key]
         ]
 
-    async def waiting(self) -> Sequence[Held]:
-        """`held`."""
-        return self.held()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """`pending`, as a role reports it."""
+        return self.pending()
 
 
 class WatchedRewards:
@@ -74,37 +78,37 @@ class WatchedRewards:
         self._rewards, self._given = rewards, Outstanding()
 
     async def score(self, prompt: Prompt, rollout: Rollout) -> ScoredRollout:
-        """The pool's verdict."""
+        """The pool's verdict; pending until it is there."""
         with self._given("the reward actor", "verdict", prompt_id=prompt.prompt_id):
             return await self._rewards.score(prompt, rollout)
 
-    async def waiting(self) -> Sequence[Held]:
-        """Verdicts asked for and not given."""
-        return self._given.held()
+    async def waiting(self) -> Sequence[PendingCall]:
+        """Verdicts that are out."""
+        return self._given.pending()
 
 
-async def ask(name: str, role: Waits, *, within_s: float = ASK_S) -> list[Held]:
-    """What the role waits for."""
+async def calls_pending_at(name: str, role: Waits, *, within_s: float = REPLY_S) -> list[PendingCall]:
+    """The calls that the role waits for; `no answer` of `name` itself, where it does not reply within `within_s`."""
     try:
         return list(await asyncio.wait_for(role.waiting(), within_s))
     except TimeoutError:
-        return [Held(name, "no answer", within_s)]
+        return [PendingCall(name, "no answer", within_s)]
 
 
-async def ask_all(roles: Mapping[str, Waits], *, within_s: float = ASK_S) -> list[Held]:
-    """What all of them wait for, asked at the same time."""
-    answers = await asyncio.gather(*(ask(name, role, within_s=within_s) for name, role in roles.items()))
-    return [held for answer in answers for held in answer]
+async def pending_calls(roles: Mapping[str, Waits], *, within_s: float = REPLY_S) -> list[PendingCall]:
+    """The calls that all these roles wait for; the roles are asked at the same time."""
+    answers = await asyncio.gather(*(calls_pending_at(name, role, within_s=within_s) for name, role in roles.items()))
+    return [call for answer in answers for call in answer]
 
 
-def describe(held: Sequence[Held], prompts: Collection[str] = ()) -> str:
+def describe(calls: Sequence[PendingCall], prompts: Collection[str] = ()) -> str:
     """`prompts 'a' (2 draws at generator-1 for 61 s), 'b' and 9 more; learner rank 0 (accumulate for 61 s)`.
 
-    `prompts` are all that are not done, whether or not anybody holds something of theirs.
+    `prompts` are all that are not done, whether or not a call of theirs is pending.
     """
-    by_prompt: dict[str, list[Held]] = {}
-    others: list[Held] = []
-    for one in sorted(held, key=lambda one: -one.seconds):
+    by_prompt: dict[str, list[PendingCall]] = {}
+    others: list[PendingCall] = []
+    for one in sorted(calls, key=lambda one: -one.seconds):
         if one.prompt_id is None:
             others.append(one)
         else:
@@ -112,21 +116,21 @@ def describe(held: Sequence[Held], prompts: Collection[str] = ()) -> str:
     names = list(dict.fromkeys((*by_prompt, *prompts)))
     parts = []
     if names:
-        told = ", ".join(_prompt(name, by_prompt.get(name, ())) for name in names[:_NAMED])
-        parts.append(f"prompt{'s' if len(names) > 1 else ''} {told}{_more(len(names))}")
+        shown = ", ".join(_prompt(name, by_prompt.get(name, ())) for name in names[:_NAMED])
+        parts.append(f"prompt{'s' if len(names) > 1 else ''} {shown}{_more(len(names))}")
     if others:
         parts.append(", ".join(f"{one.actor} ({_work(one)})" for one in others[:_NAMED]) + _more(len(others)))
-    return "; ".join(parts) or "nothing that anybody knows of"
+    return "; ".join(parts) or "no pending work reported"
 
 
-def _prompt(name: str, held: Sequence[Held]) -> str:
+def _prompt(name: str, calls: Sequence[PendingCall]) -> str:
     places = ", ".join(
-        f"{one.count} {one.what}{'s' if one.count > 1 else ''} at {one.actor} for {one.seconds:.0f} s" for one in held
+        f"{one.count} {one.what}{'s' if one.count > 1 else ''} at {one.actor} for {one.seconds:.0f} s" for one in calls
     )
     return f"{name!r} ({places})" if places else repr(name)
 
 
-def _work(one: Held) -> str:
+def _work(one: PendingCall) -> str:
     return f"{one.what} for {one.seconds:.0f} s"
 
 

@@ -63,11 +63,11 @@ class StopSignals:
             raise KeyboardInterrupt
 
     @contextlib.contextmanager
-    def delivered(self, ask: Callable[[signal.Signals], object]) -> Iterator[None]:
-        """Inside, `ask(signal)` is called in the running event loop, for every request."""
+    def delivered(self, request: Callable[[signal.Signals], object]) -> Iterator[None]:
+        """Inside, `request(signal)` is called in the running event loop, for every request."""
         loop = asyncio.get_running_loop()
         before = self._mode
-        self._mode, self._deliver = "deliver", lambda number: loop.call_soon_threadsafe(ask, number)
+        self._mode, self._deliver = "deliver", lambda number: loop.call_soon_threadsafe(request, number)
         try:
             yield
         finally:
@@ -134,11 +134,11 @@ class Stop:
         self._asked = self._ending = False
 
     def is_set(self) -> bool:
-        """Whether to stop after this step."""
+        """Whether a first signal came, so that the run stops after this step."""
         return self._asked
 
-    def ask(self, number: signal.Signals) -> None:
-        """One signal; see the module's table."""
+    def request(self, number: signal.Signals) -> None:
+        """Handles one signal, as the module's table says."""
         if self._asked or (self._trainer is None and not self._ending):
             if self._task is not None:
                 self._task.cancel()

@@ -1,7 +1,7 @@
-"""Says what a run waits for when nothing happens for a while, and ends a wait that would have no end.
+"""Reports what a run waits for when nothing happens for a while, and ends a wait that would have no end.
 
-The part that gives out work is asked what has not come back, with a bound: prompt, actor, stage and seconds are named,
-and a role that does not answer is named itself.
+Each role of the stage reports its calls that have not returned: prompt, actor, stage and seconds are named. A role that
+does not reply in time is named itself.
 """
 
 import asyncio
@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 
-from v05ray.ports import Held, RoleLost
+from v05ray.ports import PendingCall, RoleLost
 from v05ray.stopping.disk import NAME as DISK
 from v05ray.stopping.disk import Disk, DiskStalled
-from v05ray.stopping.outstanding import ASK_S, Waits, ask_all, describe
+from v05ray.stopping.outstanding import REPLY_S, Waits, describe, pending_calls
 
 
 class Stalled(RoleLost):
@@ -30,19 +30,19 @@ class Watchdog:
         disk_limit_s: float,
         note: Callable[[str], None],
         disk: Disk,
-        ask_s: float = ASK_S,
+        reply_s: float = REPLY_S,
     ) -> None:
         """After each `note_s` seconds without progress `note` gets a line, after `limit_s` the stage is ended.
 
-        `disk_limit_s` is the limit of stages that wait for a disk alone. Roles have `ask_s` to say what they wait for,
-        which comes on top.
+        `disk_limit_s` is the limit of stages that wait for a disk alone. Roles have `reply_s` seconds to report their
+        pending calls, on top of the limit.
         """
         self._note_s, self._limit_s, self._disk_limit_s = note_s, limit_s, disk_limit_s
-        self._note, self._disk, self._ask_s = note, disk, ask_s
+        self._note, self._disk, self._reply_s = note, disk, reply_s
         self._since = 0.0
 
     def progressed(self) -> None:
-        """Something came."""
+        """Reset the inactivity timer."""
         self._since = asyncio.get_running_loop().time()
 
     @contextlib.asynccontextmanager
@@ -60,12 +60,12 @@ class Watchdog:
         Args:
             name: of the stage.
             step: of the run.
-            roles: by name, who does the block's work; each is asked what it waits for.
-            prompts: those that are not done; looked at when something is to be said.
+            roles: by name, those that do the block's work; each reports its pending calls.
+            prompts: those that are not done; read when something is to be reported.
             writes: the folder that the block writes to or reads from.
 
         Raises:
-            Stalled: nothing came for the limit.
+            Stalled: no progress for the limit.
             DiskStalled: the same, because of the disk; also in place of the loss of a role that waits for the disk.
         """
         watch = _Watch(self, f"step {step}, {name}", roles or {}, prompts, writes)
@@ -107,36 +107,36 @@ class _Watch:
         self.timeout.reschedule(asyncio.get_running_loop().time())
 
     async def _expired(self) -> Exception:
-        """Returns what to raise, once nothing has come for the limit."""
+        """Returns what to raise, once there was no progress for the limit."""
         dog, loop = self._dog, asyncio.get_running_loop()
-        told = dog._since
+        noted = dog._since
         while True:
-            due = min(max(told, dog._since) + dog._note_s, dog._since + self._limit_s)
+            due = min(max(noted, dog._since) + dog._note_s, dog._since + self._limit_s)
             if (wait_s := due - loop.time()) > 0:
                 await asyncio.sleep(wait_s)
                 continue
             since = dog._since
-            held = await ask_all(self._roles, within_s=dog._ask_s)
-            if since != dog._since:  # something came while this asked
+            calls = await pending_calls(self._roles, within_s=dog._reply_s)
+            if since != dog._since:  # there was progress meanwhile
                 continue
             if loop.time() >= since + self._limit_s:
-                return await self._error(held)
-            told = loop.time()
-            dog._note(f"{self._title}: nothing for {told - since:.0f} s, waiting for {describe(held, self._prompts)}")
+                return await self._error(calls)
+            noted = loop.time()
+            dog._note(f"{self._title}: nothing for {noted - since:.0f} s, waiting for {describe(calls, self._prompts)}")
 
-    async def _error(self, held: list[Held]) -> Exception:
-        text = f"{self._title}: no progress for {self._limit_s:g} s, waiting for {describe(held, self._prompts)}"
-        if self._writes and (_by_disk(held) or not await self._dog._disk.responds(self._writes)):
+    async def _error(self, calls: list[PendingCall]) -> Exception:
+        text = f"{self._title}: no progress for {self._limit_s:g} s, waiting for {describe(calls, self._prompts)}"
+        if self._writes and (_by_disk(calls) or not await self._dog._disk.responds(self._writes)):
             return DiskStalled(_hangs(text, self._writes))
         return Stalled(f"{text}; raise run.stall_s if the work is that long")
 
 
-def _by_disk(held: list[Held]) -> bool:
-    return any(one.actor == DISK for one in held)
+def _by_disk(calls: list[PendingCall]) -> bool:
+    return any(one.actor == DISK for one in calls)
 
 
 def _hangs(text: str, folder: Path) -> str:
     return (
-        f"{text}; the disk of {folder} hangs: fresh actors would only wait for it too. Mend it, and go on from the "
-        "newest checkpoint with --resume"
+        f"{text}; the disk of {folder} hangs: fresh actors would only wait for it too. Repair the disk, then resume "
+        "from the newest checkpoint with --resume"
     )

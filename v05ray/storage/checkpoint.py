@@ -62,7 +62,7 @@ _NAME = re.compile(r"step-(\d{6,})(\.old)?")
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written or read; the message names the file and the way out."""
+    """A checkpoint cannot be written or read; the message names the file and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +79,13 @@ class Checkpoint:
 
     @property
     def learner_folder(self) -> Path:
-        """What the learners wrote."""
+        """The folder that the learners wrote their state to."""
         return self.folder / "learner"
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """Where to resume from."""
+    """The newest whole checkpoint, which a resume starts from."""
 
     folder: Path
     step: int
@@ -95,7 +95,7 @@ class Latest:
 
 
 class Checkpoints:
-    """The checkpoints of one run."""
+    """One run's checkpoints: saves, loads, finds the newest whole one, removes old ones."""
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any], *, keep: int = 2) -> None:
         """`config` is the resolved config as JSON values (`Config.model_dump(mode="json")`); `keep` >= 1."""
@@ -145,7 +145,7 @@ class Checkpoints:
                 raise
             raise CheckpointError(
                 f"cannot write the checkpoint of step {step} at {final}: {reason}; free some space or lower "
-                "run.keep_checkpoints, and go on from the one before with --resume"
+                "run.keep_checkpoints, then resume from the one before with --resume"
             ) from error
         return final
 

@@ -52,7 +52,7 @@ class RunFolder:
 
     @property
     def summary(self) -> Path:
-        """What the run came to, as JSON."""
+        """The run's final figures, as JSON."""
         return self.path / "summary.json"
 
 
@@ -122,8 +122,8 @@ def _unusable(parent: Path, reason: str) -> ConfigError:
 def folder_to_resume(parent: Path, name: str, asked: str) -> RunFolder | None:
     """The folder `--resume` means: a path, or with `auto` the newest run of this name; None where there is none yet.
 
-    So a command with `--resume auto` can be given again and again, as restarted jobs do: it starts the run, goes on
-    with it, or finds it done.
+    So a command with `--resume auto` can be given again and again, as restarted jobs do: it starts the run, resumes
+    it, or finds it done.
 
     Raises:
         ConfigError: the path is no folder.

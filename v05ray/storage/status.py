@@ -1,7 +1,7 @@
-"""What a run reports of itself, in two files of its folder, so that looking needs neither Ray nor a network.
+"""What a run reports of itself, in two files of its folder: reading them needs neither Ray nor a network.
 
-status.json    how things are: replaced every second or two, kept when the run ends
-events.jsonl   what changed, one line each: generators, nodes, who wanted it
+status.json    the present state: replaced every second or two, kept when the run ends
+events.jsonl   what changed, one line each: generators, nodes, and whether by hand or by backlog
 """
 
 import json
@@ -16,28 +16,28 @@ from v05ray.storage.durable import replace_text
 
 STATUS, EVENTS = "status.json", "events.jsonl"
 SILENT_AFTER_S = 15.0
-"""A run that has not said anything for so long is stuck, cut off, or was killed."""
+"""A run whose status is older than SILENT_AFTER_S seconds is stuck, cut off, or was killed."""
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run is."""
+    """The state of a run, as `status.json` has it."""
 
     time: float
     """When this was written, in seconds since 1970."""
     state: str
-    """`running` or `ended`; a killed run never says the latter, see `silent_s`."""
+    """`running` or `ended`; a killed run stays `running`, see `silent_s`."""
     step: int
     """Last step done, which is the weight version in service."""
     num_steps: int
     generators: Mapping[str, str] = field(default_factory=dict)
-    """Life by generator id; `placing` waits for a place."""
+    """State by generator id; `placing` waits for a place."""
     wanted: int = 0
     """Generators that there should be."""
     fewest: int = 0
     most: int = 0
     values: Mapping[str, str] = field(default_factory=dict)
-    """Life by value actor; `placing` waits for a place."""
+    """State by value actor; `placing` waits for a place."""
     wanted_values: int = 0
     """Value actors that there should be."""
     fewest_values: int = 0
@@ -59,19 +59,19 @@ class RunStatus:
     """The scheduler actor's name in the namespace."""
 
     def silent_s(self, now: float) -> float:
-        """Seconds for which a run that has not ended has said nothing; 0 if it has ended."""
+        """Age of the status of a run that has not ended, in seconds; 0 if it has ended."""
         return 0.0 if self.state == "ended" else max(0.0, now - self.time)
 
 
-class Voice:
-    """The writing side. A disk that refuses must not end the run: the last refusal is kept in `error`."""
+class StatusWriter:
+    """Writes both files. A disk error must not end the run: the last one is kept in `error`."""
 
     def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._folder, self._clock = folder, clock
         self.error: OSError | None = None
 
-    def say(self, status: RunStatus) -> None:
-        """Replaces `status.json`."""
+    def write(self, status: RunStatus) -> None:
+        """Replaces `status.json` as a whole."""
         self._try(lambda: replace_text(self._folder / STATUS, json.dumps(asdict(status), indent=1)))
 
     def event(self, name: str, what: Mapping[str, object]) -> None:
@@ -92,10 +92,10 @@ class Voice:
 
 
 def read_status(folder: Path) -> RunStatus:
-    """What the run last said.
+    """The status that the run wrote last.
 
     Raises:
-        ConfigError: the folder is not a run's, or its run said nothing yet.
+        ConfigError: the folder is not a run's, or its run has not written a status yet.
     """
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"{str(folder)!r} is not a run's folder (it has no config.yaml); give one, such as runs/v05")
@@ -116,11 +116,11 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def describe(status: RunStatus, *, name: str, now: float) -> str:
-    """The status for people, in lines."""
+    """The status as lines of text, for `v05ray status`."""
     silent_s = status.silent_s(now)
     state = status.state
     if silent_s > SILENT_AFTER_S:
-        state = f"silent for {silent_s:.0f} s: stuck, cut off, or killed (a killed run goes on with --resume)"
+        state = f"silent for {silent_s:.0f} s: stuck, cut off, or killed (resume a killed run with --resume)"
     lines = [f"{name}: {state}", f"  step        {status.step} of {status.num_steps}"]
     if status.state != "ended":
         ready = sum(life == "ready" for life in status.generators.values())

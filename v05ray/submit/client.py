@@ -22,7 +22,7 @@ REACH_S = 10.0
 """Longest wait for a head that does not answer, in seconds."""
 TOKEN_FIX = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's token"
 NOT_YET = ("No available agent", "Failed to get head node agent")
-"""What a head says that is up but whose agent is not."""
+"""The reply of a head that is up while its agent is not."""
 
 
 class Jobs(Protocol):
@@ -47,7 +47,7 @@ class Jobs(Protocol):
         ...
 
     def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        """What it prints, from its start, as it comes."""
+        """Its output from the start, streamed."""
         ...
 
     def stop_job(self, job_id: str) -> bool:
@@ -243,5 +243,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Of the head's traceback, what it comes to."""
+    """The last line of the head's traceback: the error itself."""
     return redact(str(error).strip().rpartition("\n")[2])

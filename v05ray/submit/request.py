@@ -1,4 +1,4 @@
-"""From a job file to what the cluster is asked for: command, files, environment, metadata, a name.
+"""From a job file to the request that the cluster gets: command, files, environment, metadata, a name.
 
 Everything a cluster would only complain of after minutes is refused here: an unknown config key, a path that exists on
 this machine alone, a secret that Ray would keep.
@@ -20,14 +20,14 @@ from v05ray.job.config_files import load_config
 from v05ray.submit.working_dir import LIMIT_MIB, Shipment, collect
 
 GRACE_S = 300
-"""How long a job told to stop may take for its step in progress and its checkpoint, in seconds; Ray's default is 3."""
+"""Seconds that a stopped job may take for its step in progress and its checkpoint; Ray's default is 3."""
 SAVING_SHARE = 0.8
 """Of that time, what the run is given (`run.grace_s`): its actors and files still have to be put away."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the cluster is asked for."""
+    """A job as it is submitted: files, command, environment, metadata."""
 
     shipment: Shipment
     entrypoint: str
@@ -37,7 +37,7 @@ class Request:
     metadata: Mapping[str, str]
     """Shown by `jobs status`: recipe, run, job file, version, commit."""
     id_stem: str
-    """Run name and eight digits that stand for files, command and environment names: equal for equal requests."""
+    """Run name and eight digits made from files, command and environment names: equal for equal requests."""
 
 
 def make_request(
@@ -153,7 +153,7 @@ def _env_vars(names: Sequence[str], environment: Mapping[str, str], *, store_sec
         if not store_secrets and (is_secret_variable(name) or redact(environment[name], {}) != environment[name]):
             raise ConfigError(
                 f"--env {name} is a secret by its name or holds a password, and Ray stores the values of passed "
-                "variables on the head and shows them to whoever may use its Jobs API; set it on the nodes (see "
+                "variables on the head and shows them to every user of its Jobs API; set it on the nodes (see "
                 "docs/clusters.md), or allow it with --store-secrets"
             )
         found[name] = environment[name]

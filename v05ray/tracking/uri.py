@@ -20,7 +20,7 @@ def default_uri(output_dir: Path) -> str:
 
 
 def check_uri(uri: str | None) -> str | None:
-    """The URI as it is; raises `ConfigError` saying what is wrong with it. None stands for the default."""
+    """The URI as it is; raises `ConfigError` saying what is wrong with it. None means the default."""
     if uri is None:
         return None
     shown = redact(uri)

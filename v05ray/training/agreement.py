@@ -46,7 +46,7 @@ class Agreement:
         return cls(fmean(differences), largest, len(differences))
 
     def metrics(self) -> dict[str, float]:
-        """For the tracker."""
+        """`actor/agreement_nats` (mean) and `actor/agreement_nats_max`, in nats a token."""
         return {"actor/agreement_nats": self.mean, "actor/agreement_nats_max": self.largest}
 
     def __str__(self) -> str:

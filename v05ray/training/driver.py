@@ -123,7 +123,7 @@ class Trainer:
         self._progress.note(f"learner and engine agree: {found}")
 
     async def _estimate(self) -> None:
-        """Says what the run will take, by a short draw."""
+        """Prints about how long the run will take, measured by a short draw."""
         async with self._watchdog.stage("warm-up", self.state.step, {"the scheduler": self._roles.scheduler}):
             speed = await measure_speed(self._config, self._prompts, self._roles.scheduler.draw)
         if speed is None:
@@ -151,7 +151,7 @@ class Trainer:
         """Whatever is not done in time for a checkpoint by `deadline` (of the event loop's clock) is given up.
 
         The last whole step's state is then checkpointed. For a stop with a grace period; `run`'s `stop` has to be true.
-        A `run` that is not over at the deadline is cancelled: then the newest checkpoint on disk has to do.
+        A `run` that is not over at the deadline is cancelled: then the newest checkpoint on disk is what remains.
         """
         self._grace.leave_by(deadline)
 
@@ -212,7 +212,7 @@ class Trainer:
                 )
             await self._keep_responses(report)
         self.state.seconds["testing"] = self.state.seconds.get("testing", 0.0) + clock.seconds["testing"]
-        # Drawn otherwise than training rollouts, it does not tell what those will get.
+        # Drawn with other settings than training rollouts, it does not predict their reward.
         as_in_training = replace(sampling, max_tokens=self._sampling.max_tokens) == self._sampling
         if self.state.step == 0 and report.sampled_reward is not None and as_in_training:
             self._first_rate = report.sampled_reward

@@ -129,6 +129,11 @@ def prior_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     }
 
 
+def memory_metrics(memory_mib: Mapping[str, float]) -> dict[str, float]:
+    """`perf/memory/ROLE_mib` for every role: `{"scheduler": 90.5}` -> `{"perf/memory/scheduler_mib": 90.5}`."""
+    return {f"perf/memory/{role}_mib": mib for role, mib in memory_mib.items()}
+
+
 def source_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """Share of the prompts, mean score and rollouts per prompt of each source that the step's prompts came from."""
     by_source: dict[str, list[RolloutGroup]] = defaultdict(list)

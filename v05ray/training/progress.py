@@ -26,7 +26,7 @@ _FIGURES = (
 
 
 class Progress:
-    """The run's voice. On a terminal its last line lives; elsewhere (CI, `ray job logs`) every step is one line.
+    """What a run prints. On a terminal its last line is live; elsewhere (CI, `ray job logs`) every step is one line.
 
     Use as a context manager: on leaving, the terminal is as it was, also after an error.
     """
@@ -75,7 +75,7 @@ class Progress:
             self._live = None
 
     def note(self, text: str) -> None:
-        """Something worth a line that stays; a terminal that has gone is no reason to end the run."""
+        """Prints a line that stays; a terminal that has gone does not end the run."""
         with outliving_the_terminal():
             if self._live is not None:
                 self._live.console.print(text, markup=False)
@@ -91,14 +91,14 @@ class Progress:
         self._num_prompts, self._num_sealed, self._num_rollouts = num_prompts, 0, 0
 
     def group_sealed(self, group: RolloutGroup) -> None:
-        """One more prompt is done."""
+        """Counts one more sealed prompt of the step."""
         self._num_sealed += 1
         self._num_rollouts += len(group.scored)
         if self._num_sealed == self._num_prompts:
             self._activity = "learning"
 
     def step_done(self, report: StepReport) -> None:
-        """The step's figures are known."""
+        """Takes in the step's figures; elsewhere than on a terminal, prints its line."""
         self._step, self._metrics, self._activity = report.step, report.metrics, "finishing"
         self._times.append(self._clock())
         self._step_s = self._times[-1] - self._started
@@ -114,7 +114,7 @@ class Progress:
         self._started = self._last_line = self._clock()
 
     def evaluation_drawn(self) -> None:
-        """One more of its requests is drawn and scored; where there is no live line, that is said from time to time."""
+        """One more of its requests is drawn and scored; where there is no live line, a line reports it now and then."""
         self._num_drawn += 1
         self._activity = f"evaluating: {self._num_drawn} of {self._num_draws} draws"
         now = self._clock()
@@ -124,7 +124,7 @@ class Progress:
             self.note(f"{self._activity}, about {duration(left)} left")
 
     def evaluation_done(self, step: int, metrics: Mapping[str, float]) -> None:
-        """What it found."""
+        """Shows the accuracies of the evaluation after `step`."""
         self.note(f"evaluation after step {step}: {_accuracies(metrics)}")
 
     def eta_s(self) -> float | None:
@@ -135,7 +135,7 @@ class Progress:
         return per_step * max(0, self._num_steps - self._step)
 
     def line(self) -> str:
-        """The step's one line."""
+        """The last step's line: reward, rollouts per prompt, throughput, failures, seconds, ETA."""
         parts = [f"step {self._step}/{self._num_steps}"]
         parts += [form.format(self._metrics[name]) for name, form in _FIGURES if name in self._metrics]
         if (failures := failures_shown(self._metrics)) is not None:
@@ -185,7 +185,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What the final table is made of."""
+    """The figures of the final table."""
 
     steps: int
     num_steps: int

@@ -1,4 +1,4 @@
-"""Where a run stands: what the next step depends on besides the learners and the parts with a memory of their own."""
+"""A run's position: what the next step depends on besides the learners and the parts with a state of their own."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ class RunState:
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What `state_dict` returned."""
+        """Continues from what `state_dict` returned."""
         self.step = state["step"]
         self.totals = Totals(**state["totals"])
         self.seconds = dict(state["seconds"])

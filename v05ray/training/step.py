@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from v05ray import advantages
-from v05ray.advantages import ESTIMATORS, GroupView
+from v05ray.advantages import ESTIMATORS, Advantages, GroupView
 from v05ray.budget import RULES
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
@@ -30,7 +30,7 @@ from v05ray.stopping.disk import Disk
 from v05ray.stopping.watchdog import Watchdog
 from v05ray.tracking.naming import name_part
 from v05ray.training.feeding import Feeder, train_samples
-from v05ray.training.metrics import Stopwatch, prior_metrics, rollout_metrics, source_metrics
+from v05ray.training.metrics import Stopwatch, memory_metrics, prior_metrics, rollout_metrics, source_metrics
 from v05ray.training.progress import Progress
 from v05ray.training.run_state import RunState
 from v05ray.types import Prior, Prompt, RolloutGroup, StepReport, SupportExample
@@ -95,10 +95,9 @@ class Stepper:
             sampling=self._sampling,
             greedy_reward="greedy" in self._estimator.needs,
         )
-        groups: list[RolloutGroup] = []
-        values: dict[str, tuple[float, ...]] = {}
-        async with self._kept_aside_on_failure(step, groups, values):
-            await self._roll_out_and_learn(batch, groups, values, clock)
+        with clock("step_rollout_and_learn"):
+            groups, computed = await self._roll_out_and_learn(batch, clock)
+        async with self._kept_aside_on_failure(step, groups, computed):
             check_failures(groups, self._config.rewards.max_error_fraction, step)
             carry_through()
             actor_metrics = {"actor/update_skipped": 1.0}
@@ -111,7 +110,7 @@ class Stepper:
                 await self.publish()
         self._remember(groups)
         self.last_groups = groups
-        folder = self._ledger.folder
+        folder, values = self._ledger.folder, _values(computed)
         with clock("ledger"):
             async with self._watchdog.stage("ledger", step, writes=folder):
                 await self._disk.do(folder, self._ledger.append_step, step, groups, values, self._ledger_meta())
@@ -138,54 +137,56 @@ class Stepper:
 
     @contextlib.asynccontextmanager
     async def _kept_aside_on_failure(
-        self, step: int, groups: Sequence[RolloutGroup], values: Mapping[str, Sequence[float]]
+        self, step: int, groups: Sequence[RolloutGroup], computed: Mapping[str, Advantages]
     ) -> AsyncIterator[None]:
-        """When the step fails, what was scored stays beside the ledger: it is done again, with draws of its own."""
+        """When the step fails, what was scored is kept beside the ledger: the step is repeated with its own draws."""
         try:
             yield
         except BaseException:
-            folder = self._ledger.folder
+            folder, values = self._ledger.folder, _values(computed)
             async with self._watchdog.stage("keeping aside what was scored", step, writes=folder):
                 await self._disk.do(folder, self._ledger.set_aside, step, groups, values, self._ledger_meta())
             raise
 
     async def _roll_out_and_learn(
-        self,
-        batch: BatchRequest,
-        groups: list[RolloutGroup],
-        values: dict[str, tuple[float, ...]],
-        clock: Stopwatch,
-    ) -> None:
-        """Fills `groups` with every sealed group and `values` with its advantages, as they come.
-
-        The learners have seen all of them when this returns.
-        """
+        self, batch: BatchRequest, clock: Stopwatch
+    ) -> tuple[list[RolloutGroup], dict[str, Advantages]]:
+        """All sealed groups in batch order, and their advantages by prompt id; the learners have seen all of them."""
+        groups: list[RolloutGroup] = []
+        computed: dict[str, Advantages] = {}
         order = {prompt.prompt_id: index for index, prompt in enumerate(batch.prompts)}
         streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
         self._progress.batch_started(batch.step, len(batch.prompts))
         waiting = dict.fromkeys(order)
         asked = {"the scheduler": self._roles.scheduler, "the learners": self._roles.learners}
+        kept = self._kept_aside_on_failure(batch.step, groups, computed)
         watched = self._watchdog.stage("draw, score and learn", batch.step, asked, prompts=waiting.keys())
-        with clock("step_rollout_and_learn"):
-            async with watched, Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
-                with clock("gen"):
-                    async for group in self._roles.scheduler.run(batch):
-                        groups.append(group)
-                        del waiting[group.prompt.prompt_id]
-                        self._watchdog.progressed()
-                        self._progress.group_sealed(group)
-                        if streams:
-                            self._learn_from([group], values, feeder)
-                # In batch order: what was sealed first must not change sums, histories or the ledger.
-                groups.sort(key=lambda group: order[group.prompt.prompt_id])
-                if not streams:
-                    self._learn_from(groups, values, feeder)
+        async with kept, watched, Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
+            with clock("gen"):
+                async for group in self._roles.scheduler.run(batch):
+                    groups.append(group)
+                    del waiting[group.prompt.prompt_id]
+                    self._watchdog.progressed()
+                    self._progress.group_sealed(group)
+                    if streams:
+                        computed |= self._advantages([group])
+                        self._feed([group], computed, feeder)
+            # In batch order: what was sealed first must not change sums, histories or the ledger.
+            groups.sort(key=lambda group: order[group.prompt.prompt_id])
+            if not streams:
+                computed |= self._advantages(groups)
+                self._feed(groups, computed, feeder)
+        return groups, computed
 
-    def _learn_from(self, groups: Sequence[RolloutGroup], values: dict[str, tuple[float, ...]], feeder: Feeder) -> None:
-        for group, computed in zip(groups, self._estimator.compute([GroupView.of(g) for g in groups]), strict=True):
-            values[group.prompt.prompt_id] = computed.values
+    def _advantages(self, groups: Sequence[RolloutGroup]) -> dict[str, Advantages]:
+        """By prompt id."""
+        computed = self._estimator.compute([GroupView.of(group) for group in groups])
+        return {group.prompt.prompt_id: one for group, one in zip(groups, computed, strict=True)}
+
+    def _feed(self, groups: Sequence[RolloutGroup], computed: Mapping[str, Advantages], feeder: Feeder) -> None:
+        for group in groups:
             if self._counts(group):
-                feeder.put(train_samples(group, computed))
+                feeder.put(train_samples(group, computed[group.prompt.prompt_id]))
 
     def _counts(self, group: RolloutGroup) -> bool:
         """Whether the group counts in the loss; a step in which none does leaves weights and optimiser as they are."""
@@ -240,6 +241,7 @@ class Stepper:
                 **self._estimator.metrics(),
                 **actor_metrics,
                 **status,
+                **memory_metrics(self._roles.memory_mib()),
                 **clock.metrics(),
                 "perf/total_num_tokens": float(tokens),
                 "perf/throughput": tokens / clock.seconds["gen"],
@@ -247,3 +249,8 @@ class Stepper:
                 "training/num_rollouts": float(self._state.totals.num_rollouts),
             },
         )
+
+
+def _values(computed: Mapping[str, Advantages]) -> dict[str, tuple[float, ...]]:
+    """[K] of each group, in sample order, by prompt id."""
+    return {prompt_id: one.values for prompt_id, one in computed.items()}

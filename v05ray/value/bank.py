@@ -19,7 +19,8 @@ NOT_REPEATABLE = frozenset({"isomorphic_strings", "polynomial_multiplication", "
 def question_bank(num_per_family: int, seed: int) -> dict[str, list[str]]:
     """Up to `num_per_family` distinct questions of every family, by family name, in a fixed order.
 
-    Families that cannot make so many distinct questions give what they have. Raises `ConfigError` without the package.
+    Families that cannot make that many distinct questions give what they have. Raises `ConfigError` without the
+    package.
     """
     try:
         import reasoning_gym

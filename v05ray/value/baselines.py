@@ -46,7 +46,7 @@ class BaseRate:
     name = "base_rate"
 
     def fit(self, data: EncodedRecords, train_rows: np.ndarray, seed: int) -> None:
-        """Nothing to learn."""
+        """Does nothing: all that it predicts from comes with the query."""
 
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
         """The same rate for every query."""
@@ -64,7 +64,7 @@ class NearestNeighbours:
         self._shrinkage = shrinkage
 
     def fit(self, data: EncodedRecords, train_rows: np.ndarray, seed: int) -> None:
-        """Nothing to learn."""
+        """Does nothing: all that it predicts from comes with the query."""
 
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
         """Shrunken neighbourhood means."""

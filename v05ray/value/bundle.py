@@ -28,7 +28,7 @@ BUILT_IN = Path(__file__).parent / "bundle" / "v0-minilm.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class BundleInfo:
-    """Header of a bundle."""
+    """The header of a bundle: what it was made with, and its shapes."""
 
     backbone: str
     """Model id of the text encoder."""
@@ -44,7 +44,7 @@ class BundleInfo:
     """Support labels are thresholded at .5 before the head sees them."""
     seed: int
     command: str
-    """What made it."""
+    """The command line that made it."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Free facts: versions, losses, scores."""
 

@@ -68,7 +68,7 @@ class TextEncoder(Protocol):
 
 @contextmanager
 def torch_threads(num_threads: int | None):
-    """Runs the body with so many torch threads (None: as they are) and puts the old number back."""
+    """Runs the body with `num_threads` torch threads (None: as they are) and puts the old number back."""
     import torch
 
     if num_threads is None:
@@ -124,7 +124,7 @@ class MeanPooledEncoder:
 
     @property
     def width(self) -> int:
-        """H."""
+        """H, the length of one vector."""
         return int(self._model.config.hidden_size)
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
@@ -144,7 +144,7 @@ class MeanPooledEncoder:
 
 
 def token_counts(tokenizer: Any, texts: Sequence[str]) -> list[int]:
-    """Of each text, before anything is cut off."""
+    """Tokens of each text, before anything is cut off."""
     return [len(tokenizer(text, truncation=False, verbose=False)["input_ids"]) for text in texts]
 
 
@@ -208,7 +208,7 @@ class EmbeddingCache:
 
     @property
     def width(self) -> int:
-        """H."""
+        """H, the length of one vector."""
         return self._width
 
     def _key(self, text: str) -> bytes:

@@ -39,7 +39,7 @@ class BackendPredictor:
         self._backend = backend
 
     def fit(self, data: EncodedRecords, train_rows: np.ndarray, seed: int) -> None:
-        """Nothing is trained."""
+        """Does nothing: the backend is trained already."""
 
     def predict(self, data: EncodedRecords, support_rows: np.ndarray, query_rows: np.ndarray) -> np.ndarray:
         """The backend's own answers."""
@@ -79,7 +79,7 @@ class TrainedPredictor:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """What an evaluation found."""
+    """Metrics of each method with intervals, and what was left out."""
 
     protocol: str
     num_queries: int
@@ -88,14 +88,14 @@ class EvaluationReport:
     num_splits: int
     support_size: int
     num_leaking: int
-    """Query rows left out because their own prompt stands in the context of the same policy."""
+    """Query rows left out because their own prompt is in the context of the same policy."""
     methods: dict[str, dict[str, Interval]]
     """`[method][metric]`, and `METHOD - v0` for the paired differences."""
     reliability: dict[str, list[ReliabilityBin]]
     """Over the rows of all splits."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The report as JSON values."""
         return asdict(self)
 
     def to_text(self) -> str:
@@ -179,13 +179,13 @@ def evaluate_pool(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> EvaluationReport:
-    """V0 as it is and all baselines; queries whose prompt stands in their policy's context are left out and counted."""
+    """V0 as it is and all baselines; queries whose prompt is in their policy's context are left out and counted."""
     known = set(zip(data.policy_N[context_rows].tolist(), data.text_N[context_rows].tolist(), strict=True))
     pairs = zip(data.policy_N[query_rows].tolist(), data.text_N[query_rows].tolist(), strict=True)
     leaking = np.array([pair in known for pair in pairs], bool)
     kept = query_rows[~leaking]
     if len(kept) == 0:
-        raise ConfigError("every query's prompt stands in the context; hold some prompts out")
+        raise ConfigError("every query's prompt is in the context; hold some prompts out")
     # The pooled regression must not see a query's text either, under whatever policy.
     unseen = context_rows[~np.isin(data.text_N[context_rows], data.text_N[kept])]
     predictors: list[Predictor] = [BackendPredictor(backend), *baselines()]

@@ -116,12 +116,12 @@ class FeatureMap(nn.Module):
 
     @property
     def num_inputs(self) -> int:
-        """C."""
+        """C, the width of a row of `inputs`."""
         return self.width + len(STATISTICS) + NUM_BUCKETS
 
     @property
     def num_columns(self) -> int:
-        """D."""
+        """D, the number of columns."""
         return 1 + self.num_projected + len(STATISTICS)
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ MAX_COLUMNS = 50_000
 
 
 class Backend(Protocol):
-    """Answers with success probabilities, given who solved what."""
+    """Answers with success probabilities, given which prompts the policy solved."""
 
     name: str = ""
     description: str = ""

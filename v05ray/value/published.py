@@ -139,7 +139,7 @@ class PublishedEncoder:
 
     @property
     def width(self) -> int:
-        """D."""
+        """D, the columns that the adapter gives."""
         return self._model.adapter_layer.config.num_columns
 
     def encode(self, texts: Sequence[str]) -> Embeddings:
@@ -194,7 +194,7 @@ class PublishedHead:
         return caches
 
     def cached_margins(self, caches: Sequence[Any], queries_QD: Tensor) -> Tensor:
-        """Log-odds [Q]."""
+        """[Q] log-odds of success of the queries, given the cached supports."""
         margins = []
         for member, cache in zip(self._members, caches, strict=True):
             logits = self._model(queries_QD[:, None, member.order_D], None, kv_cache=cache, x_is_test_only=True)[:, 0]

@@ -79,7 +79,7 @@ def fit(
     trainer = Trainer(features, head, data, split, options)
     if resume is not None and resume.exists():
         trainer.load_state_dict(torch.load(resume, weights_only=True))
-        report(f"going on from step {trainer.step}")
+        report(f"resuming from step {trainer.step}")
     loss, base = trainer.validate()
     report(f"step {trainer.step}  validation {loss:.4f}  base rate {base:.4f}")
     started, first = time.monotonic(), trainer.step

@@ -81,7 +81,7 @@ def lines(out: Path) -> int:
 
 
 def started_until(command: list[str], out: Path, num_lines: int) -> "subprocess.Popen[str]":
-    """The evaluation in a session of its own, with so many of its draws on disk."""
+    """The evaluation in a session of its own, with this many of its draws on disk."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )

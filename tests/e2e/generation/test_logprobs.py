@@ -47,7 +47,7 @@ async def test_logprobs_are_transformers_own_before_and_after_an_update(variant:
     assert {r.policy_version for r in after} == {1}
     assert worst_error(after, reference) <= tolerance
 
-    # Nothing of the engine may go on reading the sender's memory, which is given back after the load.
+    # Nothing of the engine may still read the sender's memory, which is given back after the load.
     for bucket in buckets:
         bucket.data.flags.writeable = True
         bucket.data[:] = 0

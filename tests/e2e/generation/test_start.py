@@ -1,4 +1,4 @@
-"""Settings that cannot be served are told as the user's to mend, before a model is loaded."""
+"""Settings that cannot be served are reported as the user's to fix, before a model is loaded."""
 
 import json
 import shutil

@@ -18,7 +18,7 @@ OPTIONS = {"micro_batch_tokens": 64, "learning_rate": 1e-2}
 
 
 class Sabotage:
-    """Runs a command in whoever unpickles it."""
+    """Runs a command in the process that unpickles it."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -78,11 +78,11 @@ def test_a_checkpoint_file_that_would_run_code_is_refused_and_runs_none(
     try:
         how(file, Sabotage(marker))
         with pytest.raises(
-            ConfigError, match=r"is refused: .*(system|operand).* could run code; .* go on from an older"
+            ConfigError, match=r"is refused: .*(system|operand).* could run code; .* resume from an older"
         ):
             make_learner(tied_folder, dtype, **OPTIONS).load(checkpoint)
         assert not marker.exists()
-        # The file is what it is taken for: whoever unpickles it does run the command.
+        # The file is what it is taken for: the process that unpickles it does run the command.
         torch.load(file, weights_only=False)
         assert marker.exists()
     finally:

@@ -22,9 +22,8 @@ from v05ray.job.config_files import load_config
 from v05ray.job.preflight import Prepared, make_stream, prepare
 from v05ray.learning.learner import Learner
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.ports import GeneratorLost, Held, Roles, Weights
+from v05ray.ports import GeneratorLost, PendingCall, Roles, Weights
 from v05ray.rewards.pool import VerifierPool
-from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.storage.checkpoint import Checkpoints
@@ -95,7 +94,7 @@ class LocalLearners:
     async def export(self, folder: Path) -> None:
         self.rank.export_hf(folder)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
 
@@ -110,7 +109,7 @@ class LocalValues:
     ) -> list[Prior]:
         return self.model.predict(prompts, support, policy_version=policy_version, seed=seed)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
 
@@ -173,13 +172,13 @@ async def train(shared: Shared, config: Config, folder: Path) -> Result:
     )
     learner.setup("127.0.0.1", shared.port)
     before, tracker = copy_of(learner), FakeTracker()
-    pool = GeneratorPool(draw_timeout_s=60.0)
+    pool = GeneratorPool(shared.rewards, draw_timeout_s=60.0)
     pool.add([LocalGenerator(shared.engine)])
     await pool.until_ready()
     trainer = Trainer(
         config,
         Roles(
-            scheduler=RolloutScheduler(LocalDrawing(pool, shared.rewards), config.budget, seed=config.run.seed),
+            scheduler=RolloutScheduler(pool, config.budget, seed=config.run.seed),
             rewards=shared.rewards,
             learners=LocalLearners(learner),
             tracker=tracker,

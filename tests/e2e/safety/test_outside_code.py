@@ -42,16 +42,16 @@ print(json.dumps(sorted(file for file in files if file and Path(file).is_file())
 
 @pytest.fixture
 def folder(random_tiny_model: Path, tmp_path: Path) -> Path:
-    """A job whose model, data and working folder are full of Python files that nobody named."""
+    """A job whose model, data and working folder are full of Python files that the job does not name."""
     shutil.copytree(random_tiny_model, tmp_path / "model")
     for name in ("data", "code"):
         (tmp_path / name).mkdir()
     rows = [json.dumps({"question": f"{i} + 1 =", "answer": str(i + 1)}) for i in range(8)]
     (tmp_path / "data" / "prompts.jsonl").write_text("\n".join(rows))
     for trap in ("data/prompts.py", "data/sitecustomize.py", "model/modeling_qwen3.py", "model/tokenization.py"):
-        (tmp_path / trap).write_text("raise SystemExit('a file was run that nobody named')\n")
+        (tmp_path / trap).write_text("raise SystemExit('a file was run that the job does not name')\n")
     (tmp_path / "code" / "mine.py").write_text("def strict(prompt, response):\n    return False\n")
-    (tmp_path / "code" / "other.py").write_text("raise SystemExit('a file was run that nobody named')\n")
+    (tmp_path / "code" / "other.py").write_text("raise SystemExit('a file was run that the job does not name')\n")
     (tmp_path / "job.yaml").write_text(JOB.format(folder=tmp_path))
     return tmp_path
 

@@ -108,7 +108,7 @@ def test_a_training_job_travels_and_reaches_its_command(head: Jobs, address: str
     assert done.returncode == 2, done.stderr
     assert "is not a Hugging Face model folder" in done.stdout
     assert "exit code 2" in done.stderr
-    # Of what the head keeps and shows, nothing holds a secret of whoever submitted.
+    # Of what the head keeps and shows, nothing holds a secret of the submitter.
     assert SECRET not in done.stdout + done.stderr + repr(head.get_job_info(done.stdout.split()[0]))
     kept = {path: path.read_bytes() for path in HEAD_FOLDER.rglob("*") if path.is_file()}
     assert [path for path, content in kept.items() if SECRET.encode() in content] == []

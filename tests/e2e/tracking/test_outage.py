@@ -48,7 +48,7 @@ def test_a_server_killed_and_brought_back_misses_nothing(tmp_path):
         assert tracker.status().last_error is None
         tracker.log_metrics({"a": 402.0}, 402)
         server.kill()
-        tracker.close(timeout_s=0.2)  # the end of the run falls into the second outage
+        tracker.close(timeout_s=0.2)  # the run ends during the second outage
         assert tracker.status().num_pending > 0
 
         server.start()

@@ -202,7 +202,7 @@ def test_secrets_are_not_logged(output_dir, monkeypatch):
 
 
 def test_the_password_of_a_tracking_uri_is_in_no_file_and_no_message(output_dir, caplog):
-    with socket.socket() as taken:  # nobody listens: what is logged stays in the run's folder
+    with socket.socket() as taken:  # no server: what is logged stays in the run's folder
         taken.bind(("127.0.0.1", 0))
         uri = f"http://somebody:not-for-any-file@127.0.0.1:{taken.getsockname()[1]}"
         with caplog.at_level(logging.DEBUG, logger="v05ray"):

@@ -1,7 +1,7 @@
 """A policy learns sums with the real V0's priors; in some runs the support's labels are turned around on purpose.
 
 The run is the project's own: trainer, scheduler, budget machine, estimator and trust are real, and so is V0 with its
-shipped bundle. Behind the ports stand a policy of five numbers (a success logit per number length, raised by policy
+shipped bundle. Behind the ports are a policy of five numbers (a success logit per number length, raised by policy
 gradient), a generator that tosses coins with its rates, and a verifier that reads the coin.
 """
 
@@ -23,8 +23,7 @@ from v05ray.config import Config, ValueConfig
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import Held, Roles, Weights
-from v05ray.scheduling.drawing import LocalDrawing
+from v05ray.ports import PendingCall, Roles, Weights
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.storage.checkpoint import Checkpoints
@@ -104,11 +103,11 @@ class Policy:
     async def export(self, folder: Path) -> None:
         await self.save(folder)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
     def success_after(self, num_rollouts: float) -> float:
-        """Mean success rate once so many rollouts were drawn, interpolated between steps."""
+        """Mean success rate once that many rollouts were drawn, interpolated between steps."""
         drawn, success = zip(*self.history, strict=True)
         return float(np.interp(num_rollouts, drawn, success))
 
@@ -171,7 +170,7 @@ class LocalValues:
         pairs = [replace(pair, score=-pair.score) for pair in support] if self.flipped else support
         return self.model.predict(prompts, pairs, policy_version=policy_version, seed=seed)
 
-    async def waiting(self) -> Sequence[Held]:
+    async def waiting(self) -> Sequence[PendingCall]:
         return ()
 
 
@@ -200,13 +199,14 @@ class Result:
 
 async def train(model: ValueModel, folder: Path, seed: int, *, flipped: bool, fallback: bool) -> Result:
     config, policy, tracker = config_of(seed, fallback=fallback), Policy(), FakeTracker()
-    pool, rewards = GeneratorPool(draw_timeout_s=5.0), FakeRewardPool()
+    rewards = FakeRewardPool()
+    pool = GeneratorPool(rewards, draw_timeout_s=5.0)
     pool.add([CoinGenerator()])
     await pool.until_ready()
     trainer = Trainer(
         config,
         Roles(
-            scheduler=RolloutScheduler(LocalDrawing(pool, rewards), config.budget, seed=seed),
+            scheduler=RolloutScheduler(pool, config.budget, seed=seed),
             rewards=rewards,
             learners=policy,
             tracker=tracker,

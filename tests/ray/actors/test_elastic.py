@@ -1,4 +1,4 @@
-"""Generators that come and go while work is going on, through real actors and placement groups; stubs for engines."""
+"""Generators that come and go during work, through real actors and placement groups; stubs for engines."""
 
 import asyncio
 import subprocess
@@ -14,8 +14,9 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tests.fakes import FakeRewardPool, make_prompt, make_request
 from tests.ray.stubs import StubGenerator
+from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, elastic
-from v05ray.actors.placement import ask, until_placed
+from v05ray.actors.placement import request_group, until_placed
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.config import Config
 from v05ray.job.config_files import make_config
@@ -33,7 +34,7 @@ class StubPlaces:
     groups: dict[str, PlacementGroup] = field(default_factory=dict)
 
     async def take(self, name: str) -> Generator:
-        self.groups[name] = ask(Role(name, ({"CPU": 1.0},), "STRICT_PACK"))
+        self.groups[name] = request_group(Role(name, ({"CPU": 1.0},), "STRICT_PACK"))
         try:
             await until_placed(self.groups[name])
         except asyncio.CancelledError:
@@ -50,6 +51,7 @@ class Stage:
     scheduler: RayScheduler
     places: StubPlaces
     folder: Path
+    census: Census
 
     async def until(self, seen: Callable[[RunStatus], bool], *, timeout_s: float = 30.0) -> RunStatus:
         """The first status of which that is true."""
@@ -77,9 +79,9 @@ async def stage(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
     actor_handle = actor.remote(config, FakeRewardPool(), [first])
     scheduler = RayScheduler(actor_handle)
     await scheduler.start()
-    actors = {"scheduler": actor_handle}
-    async with elastic(config, scheduler, places, ["generator-0"], actors=actors, folder=tmp_path, address=address):
-        yield Stage(scheduler, places, tmp_path)
+    census = Census(address.namespace, {"scheduler": actor_handle})
+    async with elastic(config, scheduler, places, ["generator-0"], census=census, folder=tmp_path, address=address):
+        yield Stage(scheduler, places, tmp_path, census)
     assert read_status(tmp_path).state == "ended"
     for name in list(places.groups):
         await places.give_back(name)
@@ -90,7 +92,7 @@ def scale(folder: Path, count: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-async def test_a_person_scales_a_run_from_outside_and_is_told_what_it_allows(stage: Stage):
+async def test_a_run_is_scaled_from_outside_within_what_it_allows(stage: Stage):
     await stage.scheduler.load_weights(Weights(5, [ray.put(b"bucket")], 6))
     status = await stage.until(lambda s: s.step == 5)
     assert status.generators == {"generator-0": "ready"}
@@ -102,7 +104,7 @@ async def test_a_person_scales_a_run_from_outside_and_is_told_what_it_allows(sta
     await stage.until(lambda s: list(s.generators.values()) == ["ready", "ready"])
     status = await stage.until(lambda s: "scheduler" in s.memory_mib)  # asked for now and then
     assert status.memory_mib["scheduler"] > 20
-    assert (await stage.scheduler.status())["perf/memory/scheduler_mib"] > 20
+    assert stage.census.latest()["scheduler"] > 20
     (rollout,) = await stage.scheduler.draw(make_request(make_prompt("p0"), (0,)))
     assert rollout.policy_version == 5
     await asyncio.to_thread(scale, stage.folder, 1)
@@ -128,7 +130,7 @@ async def test_a_long_queue_brings_generators_and_a_short_one_takes_them_away(st
     drawn = await asyncio.gather(*drawing)
     assert {rollouts[0].generator_id for rollouts in drawn} == {"generator-0", "generator-1", "generator-2"}
     assert [rollouts[0].prompt_id for rollouts in drawn] == list(REWARDS)
-    while read_status(stage.folder).wanted > 1:  # one draw at a time leaves nobody waiting
+    while read_status(stage.folder).wanted > 1:  # one draw at a time leaves no queue
         await stage.scheduler.draw(make_request(make_prompt("p0"), (0,)))
     await stage.until(lambda s: s.generators == {"generator-0": "ready"})
     changes = [(e["before"], e["generators"]) for e in read_events(stage.folder) if e["event"] == "wanted"]

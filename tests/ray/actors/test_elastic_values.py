@@ -9,8 +9,9 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 
 from tests.fakes import FakeRewardPool, make_prompt
 from tests.ray.stubs import StubGenerator
+from v05ray.actors.census import Census
 from v05ray.actors.elastic import Address, elastic
-from v05ray.actors.placement import ask, until_placed
+from v05ray.actors.placement import request_group, until_placed
 from v05ray.actors.scheduler import RayScheduler, SchedulerActor
 from v05ray.actors.value import ValuePlaces, start_values
 from v05ray.job.config_files import make_config
@@ -41,10 +42,10 @@ PROMPTS = [make_prompt(f"p{i}") for i in range(512)]
 
 class NoPlaces:
     async def take(self, name: str) -> Generator:
-        raise AssertionError(f"nobody asked for {name}")
+        raise AssertionError(f"{name} was not asked for")
 
     async def give_back(self, name: str) -> None:
-        raise AssertionError(f"nobody has {name}")
+        raise AssertionError(f"{name} has no place")
 
 
 async def predict(pool: PredictorPool, count: int) -> list[float]:
@@ -59,7 +60,7 @@ def reserved() -> set[str]:
 async def test_predictions_that_take_too_long_bring_a_value_actor_and_short_ones_send_it_away(tmp_path: Path):
     (tmp_path / "config.yaml").touch()
     address, cache = Address.of(tmp_path), tmp_path / "cache.sqlite"
-    group = ask(layout.value_role(CONFIG))
+    group = request_group(layout.value_role(CONFIG))
     await until_placed(group)
     actor: Any = ray.remote(SchedulerActor).options(num_cpus=0, max_concurrency=1000)
     scheduler = RayScheduler(actor.remote(CONFIG, FakeRewardPool(), [StubGenerator("generator-0", {"p": [1.0]})]))
@@ -68,14 +69,13 @@ async def test_predictions_that_take_too_long_bring_a_value_actor_and_short_ones
     await asyncio.gather(scheduler.start(), started[0].ready())
     alone = await predict(pool, 512)
     groups: dict[str, PlacementGroup] = {"value": group}
-    values = pool, ValuePlaces(CONFIG, groups, cache, address.namespace)
+    values, census = (pool, ValuePlaces(CONFIG, groups, cache, address.namespace)), Census(address.namespace, {})
+    present, folder = ["generator-0"], tmp_path
     async with (
-        elastic(
-            CONFIG, scheduler, NoPlaces(), ["generator-0"], actors={}, folder=tmp_path, address=address, values=values
-        ),
+        elastic(CONFIG, scheduler, NoPlaces(), present, census=census, folder=folder, address=address, values=values),
         asyncio.timeout(120),
     ):
-        while list((await pool.look()).lives) != ["value-0", "value-1"]:
+        while list((await pool.snapshot()).replicas) != ["value-0", "value-1"]:
             assert await predict(pool, 512) == alone
         assert reserved() & {"value", "value-1"} == {"value", "value-1"}
         assert await predict(pool, 512) == alone  # both of them

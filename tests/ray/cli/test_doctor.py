@@ -86,11 +86,11 @@ def test_it_says_what_is_there_and_what_has_no_place(random_tiny_model: Path, ad
     assert "Traceback" not in said
 
 
-def test_where_nobody_listens_it_says_so_at_once(random_tiny_model: Path):
+def test_a_port_without_a_cluster_is_reported_at_once(random_tiny_model: Path):
     start = time.monotonic()
-    nobody = doctor(random_tiny_model, f"127.0.0.1:{free_port()}")
-    said, _ = nobody.communicate(timeout=60)
-    assert nobody.returncode == 1
+    done = doctor(random_tiny_model, f"127.0.0.1:{free_port()}")
+    said, _ = done.communicate(timeout=60)
+    assert done.returncode == 1
     assert "no answer (Connection refused)" in said
     assert "HOST:6379" in said
     assert time.monotonic() - start < 45

@@ -63,7 +63,7 @@ def test_it_listens_on_loopback_alone(seen: dict):
     assert seen["where"] == "127.0.0.1"
 
 
-def test_what_nobody_would_use_is_not_started(seen: dict):
+def test_what_is_not_used_is_not_started(seen: dict):
     found = [command for command in seen["commands"] if "monitor.py" in command or "dashboard/dashboard.py" in command]
     assert found == []
     assert any("raylet" in command for command in seen["commands"])

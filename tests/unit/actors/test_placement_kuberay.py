@@ -81,7 +81,7 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 def cluster() -> dict[str, Any]:
     document = yaml.safe_load((ROOT / "clusters" / "raycluster.yaml").read_text())
-    document["metadata"]["namespace"] = "training"  # as the API tells it
+    document["metadata"]["namespace"] = "training"  # as the API returns it
     return document
 
 

@@ -64,13 +64,13 @@ def test_mc_grpo_by_hand() -> None:
 
 
 def test_mc_grpo_guards_a_vanishing_deviation() -> None:
-    # median 1, deviations 0 0 2: MAD 0, so the sample deviation, sqrt(4/3), stands in
+    # median 1, deviations 0 0 2: MAD 0, so the sample deviation, sqrt(4/3), replaces it
     (result,) = advantages.build("mc_grpo").compute([GroupView("p", (1, 1, -1))])
     assert result.values == approx([0, 0, -2 / (math.sqrt(4 / 3) + 1e-3)])
     assert (result.dropped, result.num_bounded) == ({0}, 3)
     (equal,) = advantages.build("mc_grpo").compute([GroupView("p", (1, 1))])
     assert equal == Advantages((0.0, 0.0))
-    (even,) = advantages.build("mc_grpo").compute([GroupView("p", (1, -1))])  # median 0, MAD 1, nobody to drop
+    (even,) = advantages.build("mc_grpo").compute([GroupView("p", (1, -1))])  # median 0, MAD 1, none to drop
     assert even == Advantages((1 / 1.001, -1 / 1.001))
 
 

@@ -150,7 +150,7 @@ class TestOsla:
         scarce = OslaRule(tokens_per_step=1)
         for _ in range(20):
             scarce.observe([scored([1, 1, -1, -1], prior=0.0, tokens=50)])
-        assert scarce.cost == 1 / 16  # nobody is topped up any more
+        assert scarce.cost == 1 / 16  # no prompt is topped up any more
 
 
 class TestSequential:

@@ -58,7 +58,7 @@ def test_ids_are_stable_under_cutting_and_sorting(tmp_path):
 def test_ids_of_the_file_are_kept_under_the_sources_name(tmp_path):
     spec = jsonl(tmp_path, [qa("a", id=1), qa("b", id=2)], id_field="id", source="mine")
     assert [p.prompt_id for p in load(spec)] == ["mine-1", "mine-2"]
-    with pytest.raises(ConfigError, match="prompt id 'mine-1' stands for several questions"):
+    with pytest.raises(ConfigError, match="prompt id 'mine-1' belongs to several questions"):
         load(jsonl(tmp_path, [qa("a", id=1), qa("b", id=1)], id_field="id", source="mine"))
 
 
@@ -197,7 +197,7 @@ def splits(train, held_out, *, num_eval=None, seed=0, **data):
     return load_splits(config, CharTokenizer(), max_prompt_tokens=200, seed=seed, num_eval=num_eval)
 
 
-def test_training_rows_that_stand_in_eval_are_left_out_and_counted(tmp_path):
+def test_training_rows_that_are_in_eval_are_left_out_and_counted(tmp_path):
     train = {"name": "jsonl", "path": write(tmp_path / "train.jsonl", [qa("What is 1+1?"), qa("b"), qa("c"), qa("c")])}
     held_out = {"name": "jsonl", "path": write(tmp_path / "eval.jsonl", [qa("what is  1+1?"), qa("d"), qa("b")])}
     both = splits(train, held_out, num_eval=2)

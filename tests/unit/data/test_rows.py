@@ -42,7 +42,7 @@ def test_verl_shape_needs_no_options():
     assert (row.answer, row.source, row.metadata) == ("2", "openai/gsm8k", {"index": 7, "split": "train"})
 
 
-def test_gsm8k_answers_stand_after_a_mark():
+def test_gsm8k_answers_are_after_a_mark():
     assert read({"question": "q", "answer": "3 + 4 = 7\n#### 7"}, answer_after="####").answer == "7"
 
 
@@ -71,7 +71,7 @@ def test_answers_that_are_no_text_become_json(answer, text):
     assert read({"question": "q", "answer": answer}).answer == text
 
 
-def test_an_answer_may_be_left_out_if_nobody_needs_it():
+def test_an_answer_may_be_left_out_if_it_is_not_needed():
     assert read({"question": "q"}, require_answer=False).answer == ""
 
 
@@ -198,7 +198,7 @@ def test_olympiad_rows_give_the_final_answer_and_its_tolerance(changes, answer, 
     assert (row.question, row.answer, row.metadata) == ("1+1?", answer, metadata)
 
 
-def test_the_context_of_an_olympiad_question_stands_before_it():
+def test_the_context_of_an_olympiad_question_is_before_it():
     assert read(OLYMPIAD | {"context": "Let x = 1.\n"}).question == "Let x = 1.\n1+1?"
 
 
@@ -319,7 +319,7 @@ def test_choices_are_left_out_where_the_row_is_meant_so():
     assert read(record, question="question").answer == "1"
 
 
-def test_what_stands_beside_the_tests_of_a_code_task_is_kept():
+def test_what_is_beside_the_tests_of_a_code_task_is_kept():
     record = {
         "prompt": "add",
         "test_list": ["assert add(1, 2) == 3"],

@@ -70,7 +70,7 @@ def test_no_batch_repeats_a_prompt_and_every_epoch_deals_each_once(size, shuffle
 
 
 @given(sizes(), st.booleans(), st.integers(0, 20), st.integers(1, 20))
-def test_a_resumed_stream_goes_on_as_an_uninterrupted_one(size, shuffle, num_before, num_after):
+def test_a_resumed_stream_continues_as_an_uninterrupted_one(size, shuffle, num_before, num_after):
     num_prompts, batch_size = size
     whole = stream(num_prompts, batch_size, shuffle=shuffle)
     for _ in range(num_before):
@@ -100,7 +100,7 @@ def test_a_batch_larger_than_the_data_is_refused():
 
 
 def several(weights, sizes, batch_size, *, shuffle=True, seed=0) -> PromptStream:
-    """Sources `a`, `b`, ... of so many prompts `a0`, `a1`, ..."""
+    """Sources `a`, `b`, ... with these numbers of prompts `a0`, `a1`, ..."""
     sources = [
         PromptSource(name, [make_prompt(f"{name}{i}", source=name) for i in range(size)], weight)
         for name, weight, size in zip("abcdef", weights, sizes, strict=False)

@@ -1,4 +1,4 @@
-"""Chat templates of real tokenizers, those that refuse a role, and the texts that stand around a question."""
+"""Chat templates of real tokenizers, those that refuse a role, and the texts around a question."""
 
 import json
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def reason(one: Row, template: str | None = PLAIN, **data) -> str:
     return bad.reason
 
 
-def test_texts_around_the_question_stand_where_they_should():
+def test_texts_around_the_question_are_where_they_should_be():
     text = rendered(USER, prefix="Solve: ", suffix=" Box it.", system_prompt="Be brief.", assistant_prefix="<think>\n")
     assert text == "[system]Be brief.[user]Solve: 1+1? Box it.[assistant]<think>\n"
     assert rendered(USER, prefix="Q: ", suffix="\nA:", chat_template=False) == "Q: 1+1?\nA:"

@@ -12,7 +12,6 @@ from v05ray.learning.batching import collate, make_rows
 from v05ray.ledger import LedgerReader, LedgerWriter
 from v05ray.ports import BatchRequest
 from v05ray.replay.explain import explain
-from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.training.feeding import train_samples
@@ -26,10 +25,10 @@ BUDGET = BudgetConfig(rule=Spec.model_validate({"name": "fixed", "n": 2}), halt_
 @pytest.fixture
 async def group() -> RolloutGroup:
     """Prompt 0 1 2 3; each rollout: 0 1 2, then the observation 90 91, then 0 1 2. Rewards 1 and -1."""
-    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool = GeneratorPool(FakeRewardPool(), make_environment=FakeEnvironment, draw_timeout_s=5.0)
     pool.add([FakeGenerator({"p": [1.0, -1.0]}, name) for name in ("a", "b")])
     await pool.until_ready()
-    scheduler = RolloutScheduler(LocalDrawing(pool, FakeRewardPool(), FakeEnvironment), BUDGET, seed=0)
+    scheduler = RolloutScheduler(pool, BUDGET, seed=0)
     batch = BatchRequest(1, 0, (make_prompt("p"),), {}, SAMPLING)
     (group,) = [group async for group in scheduler.run(batch)]
     return group

@@ -163,7 +163,7 @@ def test_the_flags_are_the_evaluations_sampling_for_a_folder_and_for_a_job(model
     assert config.data.suffix == " Go."
 
 
-def test_the_fingerprint_tells_models_prompts_sampling_and_seeds_apart(model, files, tmp_path):
+def test_the_fingerprint_distinguishes_models_prompts_sampling_and_seeds(model, files, tmp_path):
     def of(*more: str):
         config = asked(str(model), "--data", f"aime24={files['aime24']}", *more)
         return fingerprint(config, load_sets(config, CharTokenizer()))

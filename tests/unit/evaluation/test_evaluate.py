@@ -74,7 +74,7 @@ async def test_greedy_alone_and_one_prompt_alone_have_no_sampled_metrics_and_no_
     assert metrics["val/sums/response_length/clip_ratio"] == 1
 
 
-async def test_sources_are_told_apart_and_their_names_fit_mlflow():
+async def test_sources_are_kept_apart_and_their_names_fit_mlflow():
     prompts = [fakes.make_prompt("p1", source="sums"), fakes.make_prompt("p2", source="org/maths (hard)")]
     generator = fakes.FakeGenerator({"p1": [1], "p2": [-1]})
     metrics = (await report_of(prompts, generator, samples_per_prompt=0)).metrics

@@ -1,4 +1,4 @@
-"""The engine's thread over a scripted core: what is answered, refused, restarted and told of the end.
+"""The engine's thread over a scripted core: what is answered, refused, restarted and reported at the end.
 
 The scripted core makes one token of every live request a step; a request asks for `seed` tokens of them.
 """
@@ -241,7 +241,7 @@ async def test_a_cancelled_draw_is_forgotten(engine: Engine, core: ScriptedCore)
     assert len(await other) == 1
 
 
-async def test_a_start_that_fails_is_told_by_ready():
+async def test_a_start_that_fails_is_raised_by_ready():
     def broken() -> ScriptedCore:
         raise OSError("disk full")
 

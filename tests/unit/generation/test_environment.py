@@ -20,7 +20,7 @@ def test_on_gpu_the_cpus_variables_are_left_out():
     assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
-def test_parts_start_anew_and_are_bound_to_no_node():
+def test_parts_start_afresh_and_are_bound_to_no_node():
     one, two = (environment(GeneratorsConfig(tensor_parallel=parts)) for parts in (1, 2))
     assert two.items() - one.items() == {
         ("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),

@@ -26,7 +26,7 @@ def test_what_is_mapped_is_what_was_shared():
     buckets[0].data.flags.writeable = False  # as from Ray's store
     with shared(buckets) as bundle:
         there = mapped(bundle)
-    # The sender's half is gone by now; what is mapped stands while it is held.
+    # The sender's half is gone by now; what is mapped exists while it is held.
     for (name, tensor), (its_name, its_tensor) in zip(NAMED, unpack(check_bundle(there, version=3)), strict=True):
         assert its_name == name
         assert torch.equal(its_tensor, tensor)

@@ -36,7 +36,7 @@ def marker(tmp_path: Path) -> Path:
 
 
 def folder_with_code(model: Path, tmp_path: Path, marker: Path, which: str) -> Path:
-    """A whole tiny model whose model or tokenizer is code of its own; or it ships code that nobody needs."""
+    """A whole tiny model whose model or tokenizer is code of its own; or it ships code that is not needed."""
     folder = tmp_path / which
     shutil.copytree(model, folder)
     (folder / "code_of_its_own.py").write_text(CODE.format(marker=str(marker)))
@@ -91,7 +91,7 @@ def use(config: Config) -> None:
     load_policy(config.model, 1.0, torch.device("cpu"), share_prefix=False, checkpointing=False)
 
 
-def test_code_that_nobody_needs_is_not_run(random_tiny_model: Path, tmp_path: Path, marker: Path):
+def test_code_that_is_not_needed_is_not_run(random_tiny_model: Path, tmp_path: Path, marker: Path):
     config = job(folder_with_code(random_tiny_model, tmp_path, marker, "neither"))
     check_model_folder(config)
     use(config)

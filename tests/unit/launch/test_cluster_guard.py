@@ -23,7 +23,7 @@ def test_a_cluster_is_its_sessions_its_mark_and_their_descendants(monkeypatch: p
     marked = {**os.environ, cluster_guard.VARIABLE: mark}
     in_session = sleeper(start_new_session=True)
     with_mark = sleeper(env=marked, start_new_session=True)
-    # Its child has another environment and a session of its own: only its parent tells.
+    # Its child has another environment and a session of its own: only its parent shows it.
     parent = subprocess.Popen(["sh", "-c", "env -i setsid sleep 100 & wait"], env=marked)
     stranger = sleeper(env={**os.environ, cluster_guard.VARIABLE: mark[:-1]})
     try:

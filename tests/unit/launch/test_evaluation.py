@@ -83,7 +83,7 @@ def test_given_again_a_finished_one_starts_nothing_and_another_is_refused(machin
     assert machine.starts == 1
 
 
-def test_stopped_by_a_signal_it_says_what_is_kept_and_goes_on_from_there(machine, tmp_path):
+def test_stopped_by_a_signal_it_says_what_is_kept_and_resumes_there(machine, tmp_path):
     out = tmp_path / "out"
     machine.stop_after = 4
     with pytest.raises(EvaluationStopped, match=rf"4 of 6 draws are kept in {out}.*--out") as stopped:

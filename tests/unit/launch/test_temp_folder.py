@@ -1,4 +1,4 @@
-"""What a killed driver leaves behind is put away by the next one, and nobody else's folder is."""
+"""What a killed driver leaves behind is put away by the next one, and no other user's folder is."""
 
 import os
 import signal
@@ -98,7 +98,7 @@ def test_nothing_but_dead_owners_folders_is_touched(places: tuple[Path, Path]):
     elsewhere = parent.parent / "elsewhere"
     elsewhere.mkdir()
     folder.rename(elsewhere / "moved")
-    (parent / "v05ray-link").symlink_to(elsewhere / "moved")  # somebody's lure
+    (parent / "v05ray-link").symlink_to(elsewhere / "moved")  # an attacker's lure
     assert sweep(parent) == []
     assert (elsewhere / "moved" / "ray" / "session").is_dir()
     assert len(list(parent.iterdir())) == 3

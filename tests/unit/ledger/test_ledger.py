@@ -20,7 +20,7 @@ META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "mode": "async", 
 
 
 def make_group(prompt_id: str = "p1", rewards: tuple[float, ...] = (1.0, -1.0, 1.0), mark: str = "") -> RolloutGroup:
-    """Two cold-start rollouts, one more, stop at three; `mark` tells two recordings of one step apart."""
+    """Two cold-start rollouts, one more, stop at three; `mark` distinguishes two recordings of one step."""
     scored = tuple(
         ScoredRollout(
             one_turn(prompt_id, i, f"{mark}answer {i}", (5, 6, 7)[: i + 1], (-0.5,) * (i + 1), "stop", 4, "g0", 0.25),
@@ -272,7 +272,7 @@ def broken_groups():
     good = make_group()
     yield replace(good, scored=good.scored[:2]), "3 rollouts drawn, 2 scored"
     yield replace(good, scored=(*good.scored, good.scored[0])), "4 rollouts scored, 3 drawn"
-    yield replace(good, scored=(good.scored[0], *good.scored[:2])), "a sample index stands twice among [0, 0, 1]"
+    yield replace(good, scored=(good.scored[0], *good.scored[:2])), "a sample index is twice among [0, 0, 1]"
     stray = replace(good.scored[2], rollout=replace(good.scored[2].rollout, sample_index=7))
     yield replace(good, scored=(*good.scored[:2], stray)), "a sample index of [0, 1, 7] was never drawn (3 were)"
     yield replace(good, decisions=good.decisions[:2]), "0 stops, expected one, as the last decision"
@@ -400,7 +400,7 @@ def test_killed_at_every_point_of_a_rewrite_the_record_is_one_trajectory(tmp_pat
         seen.add(history)
         priors = [group.prior for group in seconds.values()]
         assert [p.value for p in priors if p] == [0.25 if "again" in text else 0.5 for text in history]
-        append(folder, range(5, 6))  # the next writer mends what is left and goes on
+        append(folder, range(5, 6))  # the next writer repairs what is left and appends
         named = files_of(folder)
         assert len(named) == 3 * len(LedgerReader(folder / "ledger").steps)
     old, new = "answer 0", "again: answer 0"

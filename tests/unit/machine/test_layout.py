@@ -101,7 +101,7 @@ GENERATORS = NodeType("generator", {"CPU": 1, "generator": 1, "memory": 2e9}, mo
 PAIR = (Role("learner", ({"CPU": 2},), "PACK"), *(Role(f"generator-{i}", ({"CPU": 1},), "STRICT_PACK") for i in (0, 1)))
 
 
-def test_nodes_that_an_autoscaler_can_bring_are_told_from_what_can_never_fit():
+def test_nodes_that_an_autoscaler_can_bring_are_distinguished_from_what_can_never_fit():
     assert outlook(PAIR, [HEAD], [GENERATORS]) == Outlook(
         "coming",
         "no room for generator-0, generator-1 yet (CPU: asked 4, present 2, obtainable 3): "

@@ -40,7 +40,7 @@ def test_weights_are_counted_over_all_files_in_the_dtype_they_are_sent_in(model:
     assert weights_bytes(model / "nowhere", "float32") == 0
 
 
-def test_two_versions_and_a_batch_find_room_unless_told_otherwise(model: Path):
+def test_two_versions_and_a_batch_find_room_by_default(model: Path):
     assert needed_mib(config(model)) == 128 + 2 * 200
     assert private_mib(config(model)) == 528
     assert private_mib(config(model, store=300)) == 300
@@ -48,11 +48,11 @@ def test_two_versions_and_a_batch_find_room_unless_told_otherwise(model: Path):
 
 def test_a_small_store_is_named_with_what_it_costs(model: Path):
     nodes = [Node("a", {"CPU": 1.0, "object_store_memory": 100.0 * MIB}), Node("b", {"CPU": 1.0})]
-    told = shortage(config(model), nodes)
-    assert told is not None
-    assert "has 100 MiB, less than the 528 MiB" in told
+    message = shortage(config(model), nodes)
+    assert message is not None
+    assert "has 100 MiB, less than the 528 MiB" in message
     assert shortage(config(model), [Node("a", {"object_store_memory": 528.0 * MIB})]) is None
-    assert shortage(config(model), [Node("a", {"CPU": 1.0})]) is None  # nobody knows
+    assert shortage(config(model), [Node("a", {"CPU": 1.0})]) is None  # the size is not known
 
 
 @pytest.mark.parametrize("content", [b"", b"\x05\0\0\0\0\0\0\0nojsn", b"\xff\xff\xff\xff\xff\xff\xff\x7f{}"])
@@ -65,9 +65,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: bytes):
 @pytest.mark.parametrize("error", [OutOfDiskError("Local disk is full"), ObjectStoreFullError("full")])
 def test_a_store_that_cannot_even_spill_ends_the_run_with_the_way_on(error: Exception):
     for raised in (error, RayTaskError("put_weights", "traceback", error)):
-        told = full_store(raised)
-        assert isinstance(told, RunError)
-        assert "go on with --resume" in str(told)
+        message = full_store(raised)
+        assert isinstance(message, RunError)
+        assert "continue with --resume" in str(message)
         assert describe_loss(raised) is None  # no fresh actor would find more room
     assert full_store(ValueError("other")) is None
 

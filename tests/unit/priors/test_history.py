@@ -37,7 +37,7 @@ def test_the_answer_lies_between_v0_and_the_extremes_of_what_was_seen(visits, va
     assert min(value, *means) - 1e-9 <= answer <= max(value, *means) + 1e-9
 
 
-def test_a_restored_history_goes_on():
+def test_a_restored_history_continues():
     history = PromptHistory()
     history.observe("p", 0.5, 4)
     copy = PromptHistory()

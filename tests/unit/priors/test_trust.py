@@ -197,7 +197,7 @@ def test_calibration_error_worked_by_hand():
 
 
 @given(st.lists(OUTCOMES, max_size=8), OUTCOMES)
-def test_a_restored_state_goes_on_identically(past, future):
+def test_a_restored_state_continues_identically(past, future):
     trust = PriorTrust(window=24, min_groups=4)
     for outcomes in past:
         trust.observe(outcomes)

@@ -5,7 +5,7 @@ import pytest
 from tests.unit.ledger.test_ledger import make_group
 from v05ray.errors import ConfigError
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.replay.explain import explain, tell
+from v05ray.replay.explain import describe_group, explain
 from v05ray.types import Decision, Draw, Stop
 
 META = {"rule": {"name": "osla", "cold_start": 2, "n_max": 3}, "advantage": {"name": "v05"}, "halt_fraction": 0.0625}
@@ -53,7 +53,7 @@ def test_the_story_goes_number_by_number(reader):
     ]
 
 
-def test_every_step_that_drew_it_is_told(reader):
+def test_every_step_that_drew_it_is_explained(reader):
     story = explain(reader, "p1")
     assert [line for line in story.splitlines() if line.startswith("step")] == [
         "step 1, prompt 'p1' (2 of 2, source 'chain_sum')",
@@ -68,16 +68,16 @@ def test_a_prompt_that_was_never_drawn_is_explained(reader):
         explain(reader, "p1", step=5)
 
 
-def test_halts_padding_and_missing_priors_are_told(reader):
+def test_halts_padding_and_missing_priors_are_explained(reader):
     group = reader.groups(1)[1]
     decisions = (
         Decision(Draw("p1", 2), 0, None, None, None, None, 20),
         Decision(Draw("p1", 4), 2, 0.0, None, None, 3, 20),
         Decision(Stop("p1", "halted"), 3, 1 / 3, None, None, 9, 1),
     )
-    story = "\n".join(tell(replace(group, prior=None, decisions=decisions), META, 0, 20))
+    story = "\n".join(describe_group(replace(group, prior=None, decisions=decisions), META, 0, 20))
     assert "  no prior" in story
     assert "draw 4 (1 short of the target, 3 of them to fill a dispatch); 20 of 20 prompts open" in story
-    assert "stop, halted: the batch is nearly done, and nobody is topped up any more; 1 of 20 prompts open" in story
-    assert "the halt falls below 1.25 open prompts (0.0625 of 20)" in story
+    assert "stop, halted: the batch is nearly done, and no prompt is topped up any more; 1 of 20 prompts open" in story
+    assert "the batch halts below 1.25 open prompts (0.0625 of 20)" in story
     assert "fusion" not in story

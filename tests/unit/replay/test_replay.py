@@ -20,7 +20,6 @@ from v05ray.ports import BatchRequest
 from v05ray.priors.repair import Priors
 from v05ray.priors.repair import settings as prior_settings
 from v05ray.replay import Changes, Report, Settings, StepReplayer, figures, open_ledger, replay
-from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.stats.shrinkage import fuse
@@ -46,7 +45,7 @@ async def record(
     trust = None if value is None else Priors(value)
     budget = BudgetConfig(**{"rule": Spec(name="osla"), "halt_fraction": 0.25} | fields)
     rng = random.Random(seed)
-    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool = GeneratorPool(FakeRewardPool(), draw_timeout_s=5.0)
     names = [f"p{i}" for i in range(NUM_PROMPTS)]
     scripts = {name: [rng.choice([1.0, -1.0, -1.0, 0.3]) for _ in range(16)] for name in names}
     delays = {(name, i): rng.random() ** 3 / 100 for name in names for i in range(-1, 64)}
@@ -58,7 +57,7 @@ async def record(
         ]
     )
     await pool.until_ready()
-    scheduler = RolloutScheduler(LocalDrawing(pool, FakeRewardPool()), budget, seed=seed)
+    scheduler = RolloutScheduler(pool, budget, seed=seed)
     estimator = advantages.build(advantage)
     meta = {
         "rule": budget.rule.model_dump(),

@@ -1,4 +1,4 @@
-"""Whoever reaches a dashboard can run code on its cluster: none listens on a network unless something guards it."""
+"""A user who reaches a dashboard can run code on its cluster: none listens on a network unless something guards it."""
 
 import ast
 import re
@@ -17,7 +17,7 @@ TEXTS = sorted(
     if path.is_file() and "__pycache__" not in path.parts
 )
 START = re.compile(r"ray start(?:[^\n]*\\?\n\s+--)*[^\n]*")
-"""A command with the lines that go on with its options."""
+"""A command with the lines that continue its options."""
 
 
 def start_commands() -> list[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""The fakes keep the promises of the ports they stand for."""
+"""The fakes keep the promises of the ports they replace."""
 
 import asyncio
 

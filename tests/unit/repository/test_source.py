@@ -1,4 +1,4 @@
-"""A fence beside the behavioural tests: the calls that turn data into running code stand nowhere in the source."""
+"""A fence beside the behavioural tests: the calls that turn data into running code are nowhere in the source."""
 
 import ast
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def is_unsafe(call: ast.Call, name: str) -> bool:
         return True
     if name in SAFE_WITH:
         return any(given.get(word) != str(value) for word, value in SAFE_WITH[name].items())
-    if last == "from_pretrained":  # left to itself, transformers asks whoever sits at the terminal
+    if last == "from_pretrained":  # left to itself, transformers asks at the terminal
         return "trust_remote_code" not in given and None not in given
     return False
 

@@ -89,7 +89,7 @@ def test_asserts_are_a_test_each(tests):
     assert found == Asserts((), ADDS, "", None, ("add",))
 
 
-def test_what_precedes_asserts_goes_before_them_and_what_stands_between_stays():
+def test_what_precedes_asserts_goes_before_them_and_what_is_between_stays():
     found = read("import math\nassert math.isclose(half(1), .5)").asserts
     assert found is not None
     assert (found.text, len(found.asserts)) == ("import math", 1)

@@ -1,4 +1,4 @@
-"""The verifier pool among verifiers that hang, crash, hog and lie: verdicts come, work goes on, nothing is left."""
+"""The verifier pool among verifiers that hang, crash, hog and lie: verdicts come, work continues, nothing is left."""
 
 import asyncio
 import os
@@ -143,7 +143,7 @@ async def test_a_memory_hog_is_refused_its_memory_and_its_process_retired():
         assert await verdicts(pool, "hogs 120") == [RIGHT]
 
 
-async def test_what_a_verifier_prints_or_reads_disturbs_nobody():
+async def test_what_a_verifier_prints_or_reads_disturbs_no_other():
     async with pool_of() as pool:
         assert await verdicts(pool, "prints", "right") == [RIGHT, RIGHT]
 
@@ -379,7 +379,7 @@ async def test_a_long_queue_brings_workers_and_idleness_takes_them_away(tmp_path
         pool.close()
 
 
-async def test_without_a_higher_bound_a_long_queue_brings_nobody(tmp_path):
+async def test_without_a_higher_bound_a_long_queue_brings_no_worker(tmp_path):
     pool = VerifierPool(RewardsConfig.model_validate({"verifier": HOSTILE}), grow_after_s=0.05)
     try:
         await pool.start()

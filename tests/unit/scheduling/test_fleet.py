@@ -1,18 +1,19 @@
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeGenerator, make_prompt, make_request
+from tests.fakes import FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.config import GeneratorsConfig
 from v05ray.errors import ConfigError
 from v05ray.ports import Generator, Weights
-from v05ray.scheduling.fleet import Fleet, Seen
-from v05ray.scheduling.generators import GeneratorPool, Life
+from v05ray.scheduling.fleet import Fleet
+from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scaling import ScalingPolicy
+from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
 
@@ -41,9 +42,9 @@ class Watched:
     pool: GeneratorPool
     asked: int | None = None
 
-    async def look(self) -> Seen:
+    async def snapshot(self) -> PoolSnapshot:
         asked, self.asked = self.asked, None
-        return Seen(self.pool.load(), self.pool.lives(), self.pool.version, asked)
+        return replace(await self.pool.snapshot(), manual_target=asked)
 
     async def add(self, generator: Generator) -> None:
         self.pool.add([generator])
@@ -67,12 +68,12 @@ class Stage:
         for _ in range(6):
             await asyncio.sleep(0.005)
             state = await self.fleet.tick()
-        return state.lives
+        return state.replicas
 
 
 async def stage(count: int = 1, *, room: bool = True, latency: float = 0.03) -> Stage:
     config = GeneratorsConfig(count=count, min=1, max=4)
-    pool, places, events = GeneratorPool(draw_timeout_s=5.0), FakePlaces(latency=latency), []
+    pool, places, events = GeneratorPool(FakeRewardPool(), draw_timeout_s=5.0), FakePlaces(latency=latency), []
     names = [f"generator-{index}" for index in range(count)]
     places.room.set()
     pool.add([await places.take(name) for name in names])
@@ -110,12 +111,12 @@ async def test_the_newest_leaves_when_it_has_finished_and_then_its_place_goes():
     s.scheduler.asked = 1
     state = await s.fleet.tick()
     await asyncio.sleep(0)
-    assert (await s.fleet.tick()).lives == {"generator-0": "ready", "generator-1": "draining"}
+    assert (await s.fleet.tick()).replicas == {"generator-0": "ready", "generator-1": "draining"}
     assert set(s.places.held) == {"generator-0", "generator-1"}
     assert {rollout.generator_id for rollout in await draw} == {"generator-1"}
     assert await s.settle() == {"generator-0": "ready"}
     assert set(s.places.held) == {"generator-0"}
-    assert s.pool.num_lost_draws == 0
+    assert (await s.pool.snapshot()).num_lost_draws == 0
     assert state.wanted == 1
     assert s.events[-2:] == [("draining", "generator-1"), ("gone", "generator-1")]
 
@@ -178,10 +179,12 @@ def test_whatever_is_asked_for_in_whatever_order_it_ends_with_as_many_and_holds_
         s.places.room.set()
         drawn = await asyncio.gather(*draws)
         assert [len(rollouts) for rollouts in drawn] == [2] * len(asked)
-        lives = await s.settle()
-        assert sorted(lives.values()) == ["ready"] * asked[-1][0]
-        assert set(s.places.held) == set(lives)
-        assert {n for n, life in s.pool.lives().items() if life is not Life.GONE} == set(lives)
-        assert s.pool.num_lost_draws == 0
+        replicas = await s.settle()
+        assert sorted(replicas.values()) == ["ready"] * asked[-1][0]
+        assert set(s.places.held) == set(replicas)
+        snapshot = await s.pool.snapshot()
+        present = {name for name, state in snapshot.replicas.items() if state is not ReplicaState.GONE}
+        assert present == set(replicas)
+        assert snapshot.num_lost_draws == 0
 
     asyncio.run(scenario())

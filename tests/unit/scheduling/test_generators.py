@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import FakeGenerator, make_prompt, make_request
+from tests.fakes import FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.errors import ConfigError
 from v05ray.ports import GeneratorLost, Weights
-from v05ray.scheduling.generators import MAX_ATTEMPTS, GeneratorPool, Life, NoGeneratorLeft, PoolExhausted
+from v05ray.scheduling.generators import MAX_ATTEMPTS, GeneratorPool, NoGeneratorLeft, PoolExhausted
+from v05ray.scheduling.snapshot import ReplicaState
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
 
 
 async def started(*generators: FakeGenerator, **options: Any) -> GeneratorPool:
-    pool = GeneratorPool(**{"draw_timeout_s": 5.0, **options})
+    pool = GeneratorPool(FakeRewardPool(), **{"draw_timeout_s": 5.0, **options})
     pool.add(generators)
     await pool.until_ready()
     return pool
@@ -29,7 +30,7 @@ async def test_work_goes_to_the_generator_with_the_least_outstanding_tokens():
     await asyncio.gather(pool.draw(request("p0", (0, 1, 2, 3))), pool.draw(request("p1")), pool.draw(request("p2")))
     assert [r.prompt_id for r in slow.requests] == ["p0"]
     assert [r.prompt_id for r in fast.requests] == ["p1", "p2"]
-    assert pool.outstanding_tokens == 0
+    assert (await pool.snapshot()).workload.outstanding_tokens == 0
 
 
 async def test_a_preferred_generator_is_taken_unless_its_queue_costs_more_than_the_prefix_saves():
@@ -52,8 +53,8 @@ async def test_a_lost_draw_is_drawn_by_another_with_the_same_indices_and_seeds()
     rollouts = await pool.draw(wanted, prefer="dying")
     assert [r.sample_index for r in rollouts] == [0, 1]
     assert living.requests == [wanted]
-    assert pool.num_lost_draws == 2
-    assert pool.lives() == {"dying": Life.GONE, "living": Life.READY}
+    assert (await pool.snapshot()).num_lost_draws == 2
+    assert (await pool.snapshot()).replicas == {"dying": ReplicaState.GONE, "living": ReplicaState.READY}
 
 
 async def test_a_restarted_generator_gets_the_current_weights_before_any_work():
@@ -64,7 +65,7 @@ async def test_a_restarted_generator_gets_the_current_weights_before_any_work():
     rollouts = await pool.draw(request())
     assert {r.policy_version for r in rollouts} == {3}
     assert [w.version for w in generator.loaded] == [3, 3]
-    assert pool.num_restarts == 1
+    assert (await pool.snapshot()).num_restarts == 1
 
 
 async def test_rollouts_of_a_stale_version_are_never_handed_out():
@@ -74,7 +75,7 @@ async def test_rollouts_of_a_stale_version_are_never_handed_out():
     stale.version = 1  # as if it had been restarted behind the pool's back
     rollouts = await pool.draw(request())
     assert {r.policy_version for r in rollouts} == {2}
-    assert pool.num_lost_draws == 2
+    assert (await pool.snapshot()).num_lost_draws == 2
 
 
 async def test_a_frozen_generator_loses_its_draw_at_the_timeout():
@@ -113,7 +114,7 @@ async def test_a_draining_generator_finishes_what_it_has_and_gets_no_more():
     await drained
     assert {r.generator_id for r in await last} == {"leaving"}
     assert [r.prompt_id for r in staying.requests] == ["p1"]
-    assert pool.lives()["leaving"] is Life.GONE
+    assert (await pool.snapshot()).replicas["leaving"] is ReplicaState.GONE
 
 
 async def test_one_that_drains_while_it_comes_up_is_gone_and_stays_so():
@@ -126,10 +127,10 @@ async def test_one_that_drains_while_it_comes_up_is_gone_and_stays_so():
     await asyncio.sleep(0.01)
     await asyncio.wait_for(pool.drain("slow"), 0.03)
     await asyncio.sleep(0.08)
-    assert pool.lives() == {"g": Life.READY, "slow": Life.GONE}
+    assert (await pool.snapshot()).replicas == {"g": ReplicaState.READY, "slow": ReplicaState.GONE}
 
 
-async def test_new_weights_wait_for_nobody_on_the_way_up_and_a_newcomer_serves_them():
+async def test_new_weights_wait_for_no_replica_on_the_way_up_and_a_newcomer_serves_them():
     class Slow(FakeGenerator):
         async def ready(self):
             await asyncio.sleep(0.1)
@@ -138,14 +139,14 @@ async def test_new_weights_wait_for_nobody_on_the_way_up_and_a_newcomer_serves_t
     pool.add([slow])
     await pool.load_weights(Weights(1, None, 0))
     await asyncio.wait_for(pool.load_weights(Weights(2, None, 0)), 0.05)
-    assert pool.lives() == {"g": Life.READY, "slow": Life.STARTING}
+    assert (await pool.snapshot()).replicas == {"g": ReplicaState.READY, "slow": ReplicaState.STARTING}
     await pool.until_ready()
     assert [weights.version for weights in slow.loaded] == [2]
     (rollout, *_) = await pool.draw(request(), prefer="slow")
     assert (rollout.generator_id, rollout.policy_version) == ("slow", 2)
 
 
-async def test_one_that_fails_its_weights_holds_nobody_up_while_it_restarts():
+async def test_one_that_fails_its_weights_holds_no_other_up_while_it_restarts():
     class Failing(FakeGenerator):
         async def load_weights(self, weights: Weights) -> int:
             if weights.version == 1:
@@ -157,7 +158,7 @@ async def test_one_that_fails_its_weights_holds_nobody_up_while_it_restarts():
 
     pool = await started(FakeGenerator(REWARDS, "g"), Failing(REWARDS, "failing"))
     await asyncio.wait_for(pool.load_weights(Weights(1, None, 0)), 1.0)
-    assert pool.lives() == {"g": Life.READY, "failing": Life.STARTING}
+    assert (await pool.snapshot()).replicas == {"g": ReplicaState.READY, "failing": ReplicaState.STARTING}
     await pool.close()
 
 
@@ -167,12 +168,12 @@ async def test_the_pool_meters_what_it_is_asked_for_and_what_it_answers():
     given_up = asyncio.create_task(pool.draw(request("p1", (0,))))
     await asyncio.sleep(0.01)
     given_up.cancel()
-    assert pool.load().outstanding_tokens == 3 * (4 + 16)
+    assert (await pool.snapshot()).workload.outstanding_tokens == 3 * (4 + 16)
     await answered
-    load = pool.load()
-    assert (load.outstanding_tokens, load.answered_bound, load.answered_tokens) == (0, 2 * (4 + 16), 2 * (4 + 3))
-    assert load.ready_s == pytest.approx(load.generating_s)
-    assert load.generating_s == pytest.approx(0.05, rel=0.5)
+    work = (await pool.snapshot()).workload
+    assert (work.outstanding_tokens, work.answered_bound, work.answered_tokens) == (0, 2 * (4 + 16), 2 * (4 + 3))
+    assert work.ready_s == pytest.approx(work.generating_s)
+    assert work.generating_s == pytest.approx(0.05, rel=0.5)
 
 
 async def test_a_full_generator_is_given_no_more_until_it_answers():
@@ -196,7 +197,7 @@ async def test_a_full_generator_is_given_no_more_until_it_answers():
     assert most == 4
 
 
-async def test_what_waits_goes_to_whoever_has_room_first_and_in_order():
+async def test_what_waits_goes_to_the_first_generator_with_room_and_in_order():
     slow, fast = FakeGenerator(REWARDS, "slow", latency=0.2), FakeGenerator(REWARDS, "fast", latency=0.01)
     pool = await started(slow, fast, max_outstanding_seqs=2)
     await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(8)))
@@ -222,7 +223,7 @@ async def test_losing_the_last_generator_ends_those_who_wait_for_it():
     pool = await started(FakeGenerator(REWARDS, "g", latency=0.02, lost_after=1), max_outstanding_seqs=2)
     results = await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(4)), return_exceptions=True)
     assert any(isinstance(result, PoolExhausted) for result in results)
-    assert pool.outstanding_tokens == 0
+    assert (await pool.snapshot()).workload.outstanding_tokens == 0
 
 
 async def test_a_start_and_an_update_that_hang_are_given_up_at_their_timeouts():
@@ -232,7 +233,7 @@ async def test_a_start_and_an_update_that_hang_are_given_up_at_their_timeouts():
 
     living = FakeGenerator(REWARDS, "living")
     pool = await started(Frozen(REWARDS, "frozen"), living, start_timeout_s=0.05)
-    assert pool.lives() == {"frozen": Life.GONE, "living": Life.READY}
+    assert (await pool.snapshot()).replicas == {"frozen": ReplicaState.GONE, "living": ReplicaState.READY}
 
     class Stuck(FakeGenerator):
         async def load_weights(self, weights: Weights) -> int:
@@ -244,8 +245,8 @@ async def test_a_start_and_an_update_that_hang_are_given_up_at_their_timeouts():
     stuck = Stuck(REWARDS, "stuck", restarts=True)
     pool = await started(stuck, load_timeout_s=0.05)
     await pool.load_weights(Weights(1, None, 0))
-    assert (pool.num_restarts, stuck.version) == (1, 1)
-    assert pool.lives() == {"stuck": Life.READY}
+    assert ((await pool.snapshot()).num_restarts, stuck.version) == (1, 1)
+    assert (await pool.snapshot()).replicas == {"stuck": ReplicaState.READY}
 
 
 async def test_a_frozen_generator_holds_no_abort_up():
@@ -258,7 +259,7 @@ async def test_a_frozen_generator_holds_no_abort_up():
 
 
 @pytest.mark.parametrize("no_room", [False, True])
-async def test_the_last_failure_is_told_when_none_is_left(no_room: bool):
+async def test_the_last_failure_is_reported_when_none_is_left(no_room: bool):
     class Refusing(FakeGenerator):
         async def load_weights(self, weights: Weights) -> int:
             raise GeneratorLost("g: ValueError('bucket 3 does not fit')", no_room=no_room)
@@ -293,14 +294,14 @@ async def test_a_replica_that_can_never_start_is_reported_at_once_and_not_restar
     refusing = Refusing(REWARDS, "refusing")
     slow = FakeGenerator(REWARDS, "slow")
     slow.ready = asyncio.Event().wait  # type: ignore[method-assign,assignment]
-    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool = GeneratorPool(FakeRewardPool(), draw_timeout_s=5.0)
     pool.add([slow, refusing])
     async with asyncio.timeout(2):
         with pytest.raises(ConfigError, match="the KV cache has no room"):
             await pool.until_ready()
         with pytest.raises(ConfigError, match="the KV cache has no room"):
             await pool.draw(request())
-    assert (refusing.num_restarts, pool.num_restarts) == (0, 0)
+    assert (refusing.num_restarts, (await pool.snapshot()).num_restarts) == (0, 0)
     await pool.close()
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tests.fakes import make_prompt
 from v05ray.config import ValueConfig
 from v05ray.scheduling.fleet import Fleet
-from v05ray.scheduling.generators import Life
 from v05ray.scheduling.predictors import CHUNK, PredictorPool, _parts, chunks
 from v05ray.scheduling.scaling import ScalingPolicy
+from v05ray.scheduling.snapshot import ReplicaState
 from v05ray.types import Prior, Prompt, SupportExample
 
 SUPPORT = [SupportExample("s", "question s", 0.3, 0)]
@@ -127,7 +127,7 @@ async def test_a_leaver_whose_prediction_fails_is_drained_all_the_same():
         await asking
     async with asyncio.timeout(2):
         await leaving
-    assert (await pool.look()).lives == {"value-0": Life.READY, "value-1": Life.GONE}
+    assert (await pool.snapshot()).replicas == {"value-0": ReplicaState.READY, "value-1": ReplicaState.GONE}
 
 
 @dataclass
@@ -153,12 +153,12 @@ async def test_batches_that_take_too_long_bring_actors_and_short_ones_send_them_
     fleet = Fleet(ScalingPolicy(config), pool, places, ["value-0"], lambda *event: events.append(event), kind="value")
     state = await fleet.tick()
     async with asyncio.timeout(20):
-        while list(state.lives.values()) != ["ready"] * 3:
+        while list(state.replicas.values()) != ["ready"] * 3:
             await ask(pool, 256)
             state = await fleet.tick()
-        assert sorted(state.lives) == ["value-0", "value-1", "value-2"]
+        assert sorted(state.replicas) == ["value-0", "value-1", "value-2"]
         answers = await ask(pool, 256)
-        while list(state.lives) != ["value-0"]:
+        while list(state.replicas) != ["value-0"]:
             await ask(pool, 16)
             state = await fleet.tick()
     assert places.held == {}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from v05ray.config import GeneratorsConfig
 from v05ray.errors import ConfigError
 from v05ray.job.config_files import make_config
-from v05ray.scheduling.scaling import Load, LoadMeter, ScalingPolicy
+from v05ray.scheduling.scaling import ScalingPolicy, Workload, WorkMeter
 
 needs = st.floats(0.01, 12.0)
 
@@ -21,17 +21,17 @@ def config_of(**settings: Any) -> GeneratorsConfig:
 
 @dataclass
 class Bench:
-    """A policy whose load is made up: one generator does 100 tokens per second and draws half of every bound."""
+    """A policy whose workload is made up: one generator does 100 tokens per second and draws half of every bound."""
 
     policy: ScalingPolicy
-    load: Load = field(default_factory=Load)
+    work: Workload = field(default_factory=Workload)
 
     def generate(self, seconds: float, need: float, *, ready: int = 2) -> int:
         """`need` generators would hold the backlog at 10 s: `need` x 10 s x 100 tokens/s, twice that as a bound."""
         outstanding = round(need * 10 * 100 * 2)
         done = round(seconds * ready * 100)
-        old = self.load
-        self.load = Load(
+        old = self.work
+        self.work = Workload(
             outstanding,
             True,
             old.generating_s + seconds,
@@ -40,12 +40,12 @@ class Bench:
             old.answered_bound + 2 * done,
             old.answered_tokens + done,
         )
-        return self.policy.observe(self.load)
+        return self.policy.observe(self.work)
 
 
-def test_the_meter_integrates_by_hand_and_stands_still_while_nothing_is_outstanding():
+def test_the_meter_integrates_by_hand_and_stops_while_nothing_is_outstanding():
     now = 0.0
-    meter = LoadMeter(clock=lambda: now)
+    meter = WorkMeter(clock=lambda: now)
     meter.ready(2)
     now = 100.0
     meter.asked(1000)
@@ -58,16 +58,16 @@ def test_the_meter_integrates_by_hand_and_stands_still_while_nothing_is_outstand
     meter.ended(500, None)  # cancelled: the share is not learned from it
     now = 500.0
     # 2 s x 1000 + 4 s x 1500 + 1 s x 500 token-seconds; 2 s x 2 + 5 s x 1 generator-seconds
-    assert meter.load() == Load(0, False, 7.0, 8500.0, 9.0, 1000, 300, 4)
+    assert meter.read() == Workload(0, False, 7.0, 8500.0, 9.0, 1000, 300, 4)
 
 
 def test_the_backlog_in_seconds_by_hand():
     bench = Bench(ScalingPolicy(config_of()))
-    assert bench.policy.backlog_s(Load(outstanding_tokens=10, generating=True), 2) is None
+    assert bench.policy.backlog_s(Workload(outstanding_tokens=10, generating=True), 2) is None
     bench.generate(6, 2.0)
     # 4000 tokens at most are outstanding, half of which will be drawn, by 2 generators at 100 tokens/s
-    assert bench.policy.backlog_s(bench.load, 2) == pytest.approx(10.0)
-    assert bench.policy.backlog_s(bench.load, 4) == pytest.approx(5.0)
+    assert bench.policy.backlog_s(bench.work, 2) == pytest.approx(10.0)
+    assert bench.policy.backlog_s(bench.work, 4) == pytest.approx(5.0)
 
 
 def test_it_grows_at_once_when_the_backlog_stays_after_the_cool_down():
@@ -136,10 +136,10 @@ def test_batches_that_come_and_go_do_not_thrash_it(
         if now >= generation_s - 1e-9:
             now = 0.0
             for _ in range(int(pause_s // 100)):  # learning: nothing is outstanding, and no generating time passes
-                assert bench.policy.observe(bench.load) == seen[-1]
+                assert bench.policy.observe(bench.work) == seen[-1]
     grew = [b > a for a, b in pairwise(seen) if a != b]
     assert sum(a != b for a, b in pairwise(grew)) <= 1  # it may overshoot once, and never swings
-    # Slices fall on other parts of the batches as time goes on, so a height on the boundary may show it late, and once.
+    # Slices fall on other parts of the batches as time passes, so a height on the boundary may show it late, and once.
     assert sum(a != b for a, b in pairwise(seen[len(seen) // 2 :])) <= 1
 
 
@@ -168,12 +168,12 @@ def test_more_backlog_never_wants_fewer(low: float, factor: float, count: int):
 
 @given(
     st.lists(
-        st.builds(Load, *(st.integers(0, 9), st.booleans(), *(st.integers(0, 9),) * 6)),
+        st.builds(Workload, *(st.integers(0, 9), st.booleans(), *(st.integers(0, 9),) * 6)),
         min_size=1,
     )
 )
-def test_what_shards_saw_side_by_side_adds_up_but_for_the_time(parts: list[Load]):
-    whole = Load.combined(parts)
+def test_what_shards_saw_side_by_side_adds_up_but_for_the_time(parts: list[Workload]):
+    whole = Workload.combined(parts)
     assert whole.outstanding_tokens == sum(p.outstanding_tokens for p in parts)
     assert whole.generating_s == max(p.generating_s for p in parts)
     assert whole.ready_s == sum(p.ready_s for p in parts)

@@ -7,7 +7,6 @@ import pytest
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt
 from v05ray.config import BudgetConfig, Spec
 from v05ray.ports import BatchRequest
-from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.types import Draw, Prior, RolloutGroup
@@ -23,10 +22,10 @@ def batch_of(priors: dict[str, float], **fields: bool) -> BatchRequest:
 async def run(
     batch: BatchRequest, *generators: FakeGenerator, config: BudgetConfig = OSLA, rewards: FakeRewardPool | None = None
 ) -> dict[str, RolloutGroup]:
-    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool = GeneratorPool(rewards or FakeRewardPool(), draw_timeout_s=5.0)
     pool.add(generators)
     await pool.until_ready()
-    scheduler = RolloutScheduler(LocalDrawing(pool, rewards or FakeRewardPool()), config, seed=0)
+    scheduler = RolloutScheduler(pool, config, seed=0)
     return {group.prompt.prompt_id: group async for group in scheduler.run(batch)}
 
 
@@ -50,12 +49,10 @@ async def test_rollouts_are_in_sample_order_and_none_is_drawn_twice():
 
 async def test_a_sealed_group_is_streamed_while_others_still_generate():
     generator = FakeGenerator({"quick": [1], "slow": [1]}, latency=lambda name, _: 0.2 if name == "slow" else 0.0)
-    pool = GeneratorPool(draw_timeout_s=5.0)
+    pool = GeneratorPool(FakeRewardPool(), draw_timeout_s=5.0)
     pool.add([generator])
     await pool.until_ready()
-    stream = RolloutScheduler(LocalDrawing(pool, FakeRewardPool()), OSLA, seed=0).run(
-        batch_of({"slow": 1.0, "quick": 1.0})
-    )
+    stream = RolloutScheduler(pool, OSLA, seed=0).run(batch_of({"slow": 1.0, "quick": 1.0}))
     first = await asyncio.wait_for(anext(stream), 0.1)
     assert first.prompt.prompt_id == "quick"
     assert [group.prompt.prompt_id async for group in stream] == ["slow"]
@@ -96,8 +93,8 @@ async def test_the_last_open_prompt_is_refused_a_top_up():
     assert len(groups["d"].scored) == 4
 
 
-async def test_an_abort_at_the_halt_cancels_what_is_in_flight_and_tells_the_generator():
-    # top: rejected at once, its top-up takes long. Once only it is open, the halt falls (1 < 4/2) and gives it up.
+async def test_an_abort_at_the_halt_cancels_what_is_in_flight_and_aborts_it_at_the_generator():
+    # top: rejected at once, its top-up takes long. Once only it is open, the batch halts (1 < 4/2) and gives it up.
     config = OSLA.model_copy(update={"halt_fraction": 1 / 2, "on_halt": "abort"})
     generator = FakeGenerator(
         {name: [1] for name in ("top", "b", "c", "d")},

@@ -6,18 +6,18 @@ import pytest
 
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.config import BudgetConfig, Spec
-from v05ray.ports import BatchRequest, GeneratorLost, Held, Weights
-from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.generators import GeneratorPool, Life, NoGeneratorLeft
+from v05ray.ports import BatchRequest, GeneratorLost, PendingCall, Weights
+from v05ray.scheduling.generators import GeneratorPool, NoGeneratorLeft
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.scheduling.shards import Shards
+from v05ray.scheduling.snapshot import ReplicaState
 from v05ray.types import Prior
 
 NAMES = [f"p{i}" for i in range(32)]
 
 
 def shards_of(count: int) -> Shards:
-    return Shards([LocalDrawing(GeneratorPool(draw_timeout_s=5.0), FakeRewardPool()) for _ in range(count)])
+    return Shards([GeneratorPool(FakeRewardPool(), draw_timeout_s=5.0) for _ in range(count)])
 
 
 async def staffed(count: int, *generators: FakeGenerator) -> Shards:
@@ -41,17 +41,17 @@ async def test_any_number_of_shards_decides_alike(halt_fraction: float):
         groups = [group async for group in scheduler.run(batch)]
         results.append({g.prompt.prompt_id: (g.rewards, g.stop.reason) for g in groups})
     assert results[0] == results[1] == results[2]
-    # With the halt on, it falls once for the whole batch, however its prompts are spread over the shards.
+    # With the halt on, the whole batch halts once, however its prompts are spread over the shards.
     assert ("halted" in {reason for _, reason in results[0].values()}) == (halt_fraction > 0)
 
 
 async def test_replicas_are_dealt_out_evenly_and_so_is_the_work():
     generators = [FakeGenerator({"p": [1.0]}, f"g{i}", latency=0.01) for i in range(4)]
-    parts = [LocalDrawing(GeneratorPool(draw_timeout_s=5.0), FakeRewardPool()) for _ in range(2)]
+    parts = [GeneratorPool(FakeRewardPool(), draw_timeout_s=5.0) for _ in range(2)]
     drawing = Shards(parts)
     drawing.add(generators)
     await drawing.until_ready()
-    assert [sorted((await part.status()).lives) for part in parts] == [["g0", "g2"], ["g1", "g3"]]
+    assert [sorted((await part.snapshot()).replicas) for part in parts] == [["g0", "g2"], ["g1", "g3"]]
     await asyncio.gather(*(drawing.draw(make_request(make_prompt("p"), [i])) for i in range(8)))
     assert [len(generator.requests) for generator in generators] == [2, 2, 2, 2]
 
@@ -88,21 +88,21 @@ async def test_a_drained_replica_gets_no_more_and_is_gone():
     await drawing.drain("a")
     prompt = make_prompt("p")
     assert {(await drawing.draw(make_request(prompt, [i])))[0].generator_id for i in range(3)} == {"b"}
-    assert (await drawing.status()).lives == {"a": Life.GONE, "b": Life.READY}
+    assert (await drawing.snapshot()).replicas == {"a": ReplicaState.GONE, "b": ReplicaState.READY}
     with pytest.raises(ValueError, match="no shard has a generator 'a'"):
         await drawing.drain("a")
 
 
-async def test_what_every_shard_waits_for_is_told_and_a_frozen_shard_is_named_itself():
-    class Frozen(LocalDrawing):
-        async def waiting(self) -> Sequence[Held]:
+async def test_what_every_shard_waits_for_is_reported_and_a_frozen_shard_is_named_itself():
+    class Frozen(GeneratorPool):
+        async def waiting(self) -> Sequence[PendingCall]:
             await asyncio.Event().wait()
             return ()
 
     slow = [FakeGenerator({"p": [1.0]}, name, latency=30.0) for name in ("a", "b", "c")]
     limits = {"draw_timeout_s": 60.0, "max_outstanding_seqs": 2}
-    parts = [kind(GeneratorPool(**limits), FakeRewardPool()) for kind in (LocalDrawing, LocalDrawing, Frozen)]
-    drawing = Shards(parts, ask_s=0.1)
+    parts = [kind(FakeRewardPool(), **limits) for kind in (GeneratorPool, GeneratorPool, Frozen)]
+    drawing = Shards(parts, reply_s=0.1)
     drawing.add(slow)
     await drawing.until_ready()
     prompt = make_prompt("p")

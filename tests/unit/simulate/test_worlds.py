@@ -23,7 +23,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         recorded(path)
 
 
-def test_a_missing_or_empty_file_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_the_users_to_fix(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         recorded(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")

@@ -1,4 +1,4 @@
-"""Disks that hang: here a FIFO that nobody reads or writes, which holds whoever opens it, as a dead mount does."""
+"""Disks that hang: here a FIFO without reader or writer, which blocks the process that opens it like a dead mount."""
 
 import asyncio
 import os
@@ -30,8 +30,8 @@ async def test_work_on_a_disk_that_hangs_is_known_and_can_be_given_up(fifo: Path
     disk = Disk()
     writing = asyncio.create_task(disk.do(fifo, fifo.write_text, "x"))
     await asyncio.sleep(0.05)
-    (held,) = await disk.waiting()
-    assert (held.actor, held.what) == ("the disk", f"work at {fifo}")
+    (call,) = await disk.waiting()
+    assert (call.actor, call.what) == ("the disk", f"work at {fifo}")
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
@@ -64,7 +64,7 @@ with LastResort(after_s=0.5) as last_resort:
 
 def test_a_process_whose_end_waits_for_the_disk_ends_all_the_same(fifo: Path):
     started = time.monotonic()
-    # Its stdout is buffered here, as in a user's shell pipe: what was told must be written before the process leaves.
+    # Its stdout is buffered here, as in a user's shell pipe: what was reported must be written before it leaves.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-c", SCRIPT, str(fifo)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
@@ -81,7 +81,7 @@ def test_a_process_whose_stderr_hangs_too_ends_all_the_same(fifo: Path):
     reading, writing = os.pipe()
     with os.fdopen(reading), os.fdopen(writing, "wb", buffering=0) as full:
         os.set_blocking(writing, False)
-        while full.write(b"x" * 4096):  # nobody reads: the next write waits for ever
+        while full.write(b"x" * 4096):  # no reader: the next write blocks indefinitely
             pass
         os.set_blocking(writing, True)
         command = [sys.executable, "-c", script, str(fifo)]
@@ -90,10 +90,10 @@ def test_a_process_whose_stderr_hangs_too_ends_all_the_same(fifo: Path):
 
 
 def test_a_block_that_is_left_in_time_is_no_concern_of_the_last_resort():
-    told: list[str] = []
-    with pytest.raises(DiskStalled), LastResort(after_s=3600) as last_resort, last_resort.after_a_hang(told.append):
+    notes: list[str] = []
+    with pytest.raises(DiskStalled), LastResort(after_s=3600) as last_resort, last_resort.after_a_hang(notes.append):
         raise DiskStalled("it hangs")
-    assert told == ["it hangs"]
+    assert notes == ["it hangs"]
     for thread in threading.enumerate():
         if isinstance(thread, threading.Timer):
             thread.join(timeout=20)  # a cancelled one ends at once

@@ -27,8 +27,8 @@ def test_help_and_docs_list_them_all(capsys: pytest.CaptureFixture[str]):
         cli.main(["train", "--help"])
     listed = re.findall(r"^ +(\d+)  ", capsys.readouterr().out, re.MULTILINE)
     assert [int(code) for code in listed] == list(ExitCode)
-    told = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE)
-    assert [int(code) for code in told] == list(ExitCode)
+    documented = re.findall(r"^\| (\d+) \|", (ROOT / "docs" / "faults.md").read_text(), re.MULTILINE)
+    assert [int(code) for code in documented] == list(ExitCode)
 
 
 @pytest.mark.parametrize(

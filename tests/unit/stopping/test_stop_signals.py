@@ -78,7 +78,7 @@ async def stopped_in_a_step(*numbers: signal.Signals) -> tuple[Trainer, Stop, li
 
     async def work() -> Stop:
         stop = Stop(notes.append)
-        with signals.delivered(stop.ask), stop.waits_for_the_step(trainer, grace_s=240):
+        with signals.delivered(stop.request), stop.waits_for_the_step(trainer, grace_s=240):
             for number in numbers:
                 send(number)
             await asyncio.sleep(0.01)
@@ -115,10 +115,10 @@ async def test_a_second_request_and_one_before_the_steps_end_the_work_at_once(st
         stop = Stop(lambda note: None)
         if steps_begun:
             with stop.waits_for_the_step(Trainer(), grace_s=1):
-                stop.ask(signal.SIGTERM)
-                stop.ask(signal.SIGTERM)
+                stop.request(signal.SIGTERM)
+                stop.request(signal.SIGTERM)
                 await asyncio.sleep(10)
-        stop.ask(signal.SIGTERM)
+        stop.request(signal.SIGTERM)
         await asyncio.sleep(10)
 
     (task,), _ = await asyncio.wait([asyncio.ensure_future(work())])
@@ -130,7 +130,7 @@ async def test_after_the_last_step_the_first_request_leaves_the_export_alone():
     stop = Stop(notes.append)
     with stop.waits_for_the_step(Trainer(), grace_s=1):
         pass
-    stop.ask(signal.SIGTERM)
+    stop.request(signal.SIGTERM)
     await asyncio.sleep(0)  # a cancelled task would not get here
     assert notes == ["the run is ending already; once more to stop at once"]
 
@@ -153,23 +153,27 @@ with StopSignals():
         time.sleep(20)
     except KeyboardInterrupt:
         print("stopped", flush=True)  # would raise EIO
-        os.write(int(sys.argv[1]), b"went on")
+        os.write(int(sys.argv[1]), b"continued")
 """
 
 
 def test_a_closed_terminal_does_not_break_what_is_printed_after_it():
     terminal, theirs = os.openpty()
-    told, tell = os.pipe()
+    reading, writing = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-c", CLOSED_TERMINAL, str(tell)], stdout=theirs, stderr=theirs, stdin=theirs, pass_fds=[tell]
+        [sys.executable, "-c", CLOSED_TERMINAL, str(writing)],
+        stdout=theirs,
+        stderr=theirs,
+        stdin=theirs,
+        pass_fds=[writing],
     )
-    os.close(tell)
+    os.close(writing)
     os.close(theirs)
     said = b""
     while not said.endswith(b"\n"):  # closed in the middle of the line, the terminal would fail this print
         said += os.read(terminal, 100)
     os.close(terminal)
     process.send_signal(signal.SIGHUP)
-    assert os.read(told, 100) == b"went on"
+    assert os.read(reading, 100) == b"continued"
     assert process.wait(20) == 0
-    os.close(told)
+    os.close(reading)

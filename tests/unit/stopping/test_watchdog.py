@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from v05ray.ports import Held, RoleLost
+from v05ray.ports import PendingCall, RoleLost
 from v05ray.stopping.disk import Disk, DiskStalled
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.stopping.watchdog import Stalled, Watchdog
 
 
 class Frozen:
-    async def waiting(self) -> list[Held]:
+    async def waiting(self) -> list[PendingCall]:
         await asyncio.Event().wait()
         return []
 
 
 def dog(
-    notes: list[str], *, note_s: float = 0.05, limit_s: float = 0.17, disk_limit_s: float = 0.12, ask_s: float = 0.05
+    notes: list[str], *, note_s: float = 0.05, limit_s: float = 0.17, disk_limit_s: float = 0.12, reply_s: float = 0.05
 ) -> Watchdog:
     return Watchdog(
-        note_s=note_s, limit_s=limit_s, disk_limit_s=disk_limit_s, note=notes.append, disk=Disk(), ask_s=ask_s
+        note_s=note_s, limit_s=limit_s, disk_limit_s=disk_limit_s, note=notes.append, disk=Disk(), reply_s=reply_s
     )
 
 
-async def test_a_stage_without_progress_is_told_and_then_ended_with_actor_and_prompt():
+async def test_a_stage_without_progress_is_reported_and_then_ended_with_actor_and_prompt():
     notes: list[str] = []
     given = Outstanding()
     with given("generator-1", "draw", count=2, prompt_id="p3"), pytest.raises(Stalled) as caught:
@@ -46,7 +46,7 @@ async def test_a_role_that_does_not_answer_delays_the_end_by_no_more_than_the_ti
     assert 0.17 <= time.monotonic() - started < 10
 
 
-async def test_progress_starts_the_clock_anew():
+async def test_progress_resets_the_clock():
     notes: list[str] = []
     watchdog = dog(notes, note_s=0.2, limit_s=0.3)
     async with watchdog.stage("draw", 1):
@@ -63,9 +63,9 @@ async def test_a_timeout_of_the_work_itself_stays_what_it_is():
     assert not isinstance(caught.value, Stalled)
 
 
-async def test_a_fault_of_whoever_is_asked_ends_the_stage_and_is_not_lost():
+async def test_a_fault_of_a_role_that_is_asked_ends_the_stage_and_is_not_lost():
     class Broken:
-        async def waiting(self) -> list[Held]:
+        async def waiting(self) -> list[PendingCall]:
             raise RuntimeError("no such thing")
 
     with pytest.raises(RuntimeError, match="no such thing"):
@@ -73,7 +73,7 @@ async def test_a_fault_of_whoever_is_asked_ends_the_stage_and_is_not_lost():
             await asyncio.Event().wait()
 
 
-async def test_a_disk_that_hangs_is_told_by_its_path_and_no_loss_of_an_actor(tmp_path: Path):
+async def test_a_disk_that_hangs_is_reported_by_its_path_and_no_loss_of_an_actor(tmp_path: Path):
     fifo, notes = tmp_path / "fifo", []
     os.mkfifo(fifo)
     watchdog = dog(notes, limit_s=9.0)

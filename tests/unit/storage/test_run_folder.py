@@ -42,7 +42,7 @@ def record(folder: Path, name: str) -> RunFolder:
     return RunFolder(folder)
 
 
-def test_a_run_named_like_a_numbered_one_is_told_from_it(tmp_path: Path):
+def test_a_run_named_like_a_numbered_one_is_kept_apart_from_it(tmp_path: Path):
     other = record(tmp_path / "pre-2", "pre-2")
     assert folder_to_resume(tmp_path, "pre", "auto") is None
     assert folder_to_resume(tmp_path, "pre-2", "auto") == other

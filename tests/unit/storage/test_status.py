@@ -6,7 +6,7 @@ import pytest
 
 from v05ray.cli import main
 from v05ray.errors import ConfigError
-from v05ray.storage.status import EVENTS, RunStatus, Voice, describe, read_events, read_status, timeline
+from v05ray.storage.status import EVENTS, RunStatus, StatusWriter, describe, read_events, read_status, timeline
 
 STATUS = RunStatus(
     time=1000.0,
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_was_said_is_read_back_and_a_later_version_may_say_more(folder: Path):
-    Voice(folder).say(STATUS)
+    StatusWriter(folder).write(STATUS)
     assert read_status(folder) == STATUS
     written = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps({**written, "news": 1}))
@@ -76,10 +76,10 @@ def test_a_run_that_stopped_talking_is_not_called_running_and_one_that_ended_is_
 
 def test_events_are_read_but_for_a_half_written_line_and_shown_from_the_first(folder: Path):
     times = iter([100.0, 103.5, 110.0])
-    voice = Voice(folder, clock=lambda: next(times))
-    voice.event("nodes", {"nodes": {"head": 1}})
-    voice.event("wanted", {"generators": 3, "before": 1, "by": "backlog", "backlog_s": None})
-    voice.event("ready", {"generator": "generator-1"})
+    writer = StatusWriter(folder, clock=lambda: next(times))
+    writer.event("nodes", {"nodes": {"head": 1}})
+    writer.event("wanted", {"generators": 3, "before": 1, "by": "backlog", "backlog_s": None})
+    writer.event("ready", {"generator": "generator-1"})
     with (folder / EVENTS).open("a") as file:
         file.write('{"time": 111.0, "ev')
     assert timeline(read_events(folder)).splitlines()[2:] == [
@@ -90,10 +90,10 @@ def test_events_are_read_but_for_a_half_written_line_and_shown_from_the_first(fo
 
 
 def test_a_disk_that_refuses_ends_nothing_and_is_remembered(folder: Path):
-    voice = Voice(folder / "absent")
-    voice.say(STATUS)
-    voice.event("nodes", {})
-    assert isinstance(voice.error, FileNotFoundError)
+    writer = StatusWriter(folder / "absent")
+    writer.write(STATUS)
+    writer.event("nodes", {})
+    assert isinstance(writer.error, FileNotFoundError)
 
 
 def test_folders_that_tell_nothing_are_named_with_the_reason(tmp_path: Path, folder: Path):
@@ -104,13 +104,13 @@ def test_folders_that_tell_nothing_are_named_with_the_reason(tmp_path: Path, fol
 
 
 def test_the_command_shows_an_ended_run_and_refuses_to_scale_it(folder: Path, capsys: pytest.CaptureFixture[str]):
-    Voice(folder).say(replace(STATUS, state="ended"))
+    StatusWriter(folder).write(replace(STATUS, state="ended"))
     assert main(["status", str(folder)]) == 0
     assert "step        7 of 20" in capsys.readouterr().out
     assert main(["status", str(folder), "--timeline"]) == 0
     assert "no events yet" in capsys.readouterr().out
     assert main(["scale", str(folder), "--generators", "2"]) == 2
     assert "has ended" in capsys.readouterr().err
-    Voice(folder).say(STATUS)  # written in 1970: whoever wrote it is gone
+    StatusWriter(folder).write(STATUS)  # written in 1970: the process that wrote it is gone
     assert main(["scale", str(folder), "--generators", "2"]) == 2
     assert "it does not run any more, or cannot answer" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_the_address_may_come_from_rays_own_variable_but_not_contradict_it():
         client.check_address(None, {})
 
 
-def test_nobody_at_home_is_said_with_a_fix():
+def test_a_head_that_does_not_answer_is_reported_with_a_fix():
     with pytest.raises(ConfigError, match=r"no answer from http://127.0.0.1:9 .*port-forward"):
         client.connect("http://127.0.0.1:9", {})
 
@@ -112,7 +112,7 @@ def test_an_unknown_job_is_answered_with_the_known_ones():
         head.get_job_info("x")
 
 
-def test_stopping_waits_for_the_end_but_not_for_ever():
+def test_stopping_waits_for_the_end_within_a_bound():
     head = FakeHead(jobs={"x": FakeJob("x")})
     assert client.stop(head, "x", wait_s=1, pause_s=0).status == "STOPPED"
     head = FakeHead(jobs={"x": FakeJob("x")}, status_after_stop="RUNNING")
@@ -127,7 +127,7 @@ def test_a_described_job_shows_names_of_variables_alone():
     assert "recipe:       v05" in text
 
 
-def test_overrides_may_stand_anywhere_among_the_options():
+def test_overrides_may_be_anywhere_among_the_options():
     parser = argparse.ArgumentParser()
     add_parsers(parser.add_subparsers())
     parsed = parser.parse_args(["submit", "j.yaml", "a=1", "--address", URL, "b=2", "--follow", "--env", "X", "c=3"])

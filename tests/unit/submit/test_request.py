@@ -35,7 +35,7 @@ def test_the_command_joins_the_cluster_it_runs_on_and_quotes_what_a_shell_would_
     )
 
 
-def test_a_job_that_may_be_repeated_goes_on_with_its_run():
+def test_a_job_that_may_be_repeated_resumes_its_run():
     assert request(resume="auto").entrypoint.endswith(" --resume auto")
     assert request(resume="/shared/runs/tiny").entrypoint.endswith(" --resume /shared/runs/tiny")
     with pytest.raises(ConfigError, match="--resume runs/tiny is relative"):
@@ -54,7 +54,7 @@ def test_a_job_file_from_elsewhere_lands_in_jobs(tmp_path: Path):
     assert name == "jobs/mine.yaml"
 
 
-def test_the_name_stands_for_files_command_and_environment(tmp_path: Path):
+def test_the_name_is_made_of_files_command_and_environment(tmp_path: Path):
     assert request().id_stem == request().id_stem
     assert request().id_stem.startswith("tiny-")
     environment = {"PLAIN": "1"}
@@ -77,7 +77,7 @@ def test_metadata_say_what_runs():
     assert (metadata["recipe"], metadata["run"], metadata["job_file"]) == ("v05", "tiny", "jobs/tiny_cpu.yaml")
 
 
-def test_the_commit_tells_a_changed_tree(tmp_path: Path):
+def test_the_commit_marks_a_changed_tree(tmp_path: Path):
     assert git_commit(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "file").write_text("1")
@@ -109,7 +109,7 @@ def test_what_no_cluster_could_run_is_refused(overrides: list[str], message: str
     assert SECRET not in str(refused.value)
 
 
-def test_a_secret_of_the_environment_is_found_wherever_it_stands(tmp_path: Path):
+def test_a_secret_of_the_environment_is_found_wherever_it_is(tmp_path: Path):
     environment = {"MLFLOW_TRACKING_TOKEN": SECRET}
     with pytest.raises(ConfigError, match=r"data\.suffix.*credential"):
         request(f"data.suffix={SECRET}", environment=environment)
@@ -156,7 +156,7 @@ def test_variables_go_by_name_and_secret_ones_only_by_consent():
     assert SECRET not in repr(asked)
 
 
-def test_a_job_told_to_stop_has_time_for_its_checkpoint():
+def test_a_stopped_job_has_time_for_its_checkpoint():
     assert request().env_vars["RAY_JOB_STOP_WAIT_TIME_S"] == "300"
 
 

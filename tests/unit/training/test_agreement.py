@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeGenerator, FakeLearner, make_prompt
-from tests.unit.training.test_driver import World, config_of, trainer_of
+from tests.unit.training.world import World, config_of, trainer_of
 from v05ray.config import Config
 from v05ray.training.agreement import NUM_PROMPTS, Agreement, Disagreement, bound, check_agreement
 

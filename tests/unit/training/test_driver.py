@@ -1,13 +1,8 @@
 """The whole loop on in-process fakes behind the ports: real driver, scheduler, budget machine, ledger, checkpoints."""
 
 import asyncio
-import os
-import random
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,84 +10,14 @@ from tests.fakes import (
     FakeGenerator,
     FakeLearner,
     FakeRewardPool,
-    FakeTracker,
-    FakeValuePool,
-    make_prompt,
-    silent_progress,
 )
-from v05ray.config import Config
-from v05ray.data.stream import PromptSource, PromptStream
+from tests.unit.training.world import NAMES, World, config_of, trainer_of
 from v05ray.errors import RunError
 from v05ray.evaluation.responses import read_responses
-from v05ray.job.config_files import make_config
-from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.ports import BatchRequest, Roles, Weights
+from v05ray.ledger import LedgerReader
 from v05ray.replay import Changes, replay
-from v05ray.scheduling.drawing import LocalDrawing
-from v05ray.scheduling.generators import GeneratorPool
-from v05ray.scheduling.scheduler import RolloutScheduler
-from v05ray.stopping.disk import Disk, DiskStalled
-from v05ray.stopping.watchdog import Stalled
 from v05ray.storage.checkpoint import Checkpoints
-from v05ray.training.driver import Trainer
-from v05ray.types import RolloutGroup, Verdict
-
-NAMES = [f"p{i}" for i in range(12)]
-
-
-@dataclass
-class World:
-    """Everything of one run that is not the trainer."""
-
-    learner: FakeLearner = field(default_factory=FakeLearner)
-    tracker: FakeTracker = field(default_factory=FakeTracker)
-    rewards: FakeRewardPool = field(default_factory=FakeRewardPool)
-    values: FakeValuePool = field(default_factory=lambda: FakeValuePool(default=-0.9))
-    generator: FakeGenerator = field(
-        default_factory=lambda: FakeGenerator(
-            {name: random.Random(name).choices([1.0, -1.0], k=16) for name in NAMES},
-            latency=lambda n, i: 0.001 * (i % 5),
-        )
-    )
-
-
-def config_of(**changes: dict | str) -> Config:
-    written: dict = {
-        "model": {"path": "m", "dtype": "float32"},
-        "data": {"train": "jsonl"},
-        "run": {"num_steps": 4, "prompts_per_step": 4, "checkpoint_every": 2},
-        "evaluation": {"every": 2, "samples_per_prompt": 2},
-    }
-    for section, change in changes.items():
-        written[section] = {**written.get(section, {}), **change} if isinstance(change, dict) else change
-    return make_config(written)
-
-
-async def trainer_of(
-    config: Config, world: World, folder: Path, *, eval_names: tuple[str, ...] = ("p0", "p1")
-) -> Trainer:
-    pool = GeneratorPool(draw_timeout_s=config.generators.draw_timeout_s)
-    pool.add([world.generator])
-    await pool.until_ready()
-    rewards = world.rewards
-    return Trainer(
-        config,
-        Roles(
-            scheduler=RolloutScheduler(LocalDrawing(pool, rewards), config.budget, seed=config.run.seed),
-            rewards=rewards,
-            learners=world.learner,
-            tracker=world.tracker,
-            values=world.values if config.value.enabled else None,
-        ),
-        stream=PromptStream(
-            [PromptSource("data", [make_prompt(n) for n in NAMES])], batch_size=4, shuffle=True, seed=0
-        ),
-        eval_prompts=[make_prompt(name) for name in eval_names],
-        ledger=LedgerWriter(folder / "ledger"),
-        checkpoints=Checkpoints(folder, config.model_dump(mode="json"), keep=2),
-        progress=silent_progress(),
-        samples=folder / "samples",
-    )
+from v05ray.types import Verdict
 
 
 async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
@@ -105,6 +30,8 @@ async def test_a_run_trains_publishes_records_and_evaluates(tmp_path: Path):
     assert list(ledger.steps) == [1, 2, 3, 4]
     assert ledger.rollouts().num_rows == state.totals.num_rollouts == sum(len(a) for a in world.learner.accumulated)
     assert state.totals.num_prompts == 16
+    measured = [(step, m["perf/memory/scheduler_mib"]) for step, m in world.tracker.metrics if "actor/grad_norm" in m]
+    assert measured == [(step, 90.5) for step in (1, 2, 3, 4)]
     assert (tmp_path / "checkpoints" / "step-000004" / "manifest.json").is_file()
     assert [path.name for path in world.tracker.artifacts] == ["step-000002.md", "step-000004.md"]
     sample = (tmp_path / "samples" / "step-000004.md").read_text()
@@ -226,7 +153,7 @@ async def test_streaming_changes_when_groups_are_learned_from_and_not_what(tmp_p
         assert samples == sorted((s.prompt_id, s.advantages[0]) for call in reference.learner.accumulated for s in call)
 
 
-async def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path):
+async def test_an_interrupted_run_resumes_as_if_it_had_not_been(tmp_path: Path):
     whole, broken = World(), World()
     expected = await (await trainer_of(config_of(), whole, tmp_path / "whole")).run()
 
@@ -277,7 +204,7 @@ async def test_an_error_in_the_learner_ends_the_run_and_is_not_swallowed(tmp_pat
 
 async def test_metrics_have_the_fields_names_and_hand_worked_values(tmp_path: Path):
     world = World(generator=FakeGenerator({name: [1.0, 1.0, 1.0, -1.0] for name in NAMES}))
-    world.values.default = 0.5  # agrees with every mean of 4: nobody is topped up
+    world.values.default = 0.5  # agrees with every mean of 4: no prompt is topped up
     await (await trainer_of(config_of(run={"num_steps": 1}), world, tmp_path, eval_names=())).run()
     (metrics,) = [m for _, m in world.tracker.metrics if "critic/score/mean" in m]
     assert metrics["critic/score/mean"] == 0.5
@@ -343,158 +270,3 @@ async def test_what_was_scored_in_a_step_that_failed_is_kept_aside(tmp_path: Pat
     assert ledger.steps == ()
     (aside,) = ledger.superseded
     assert aside.check_conservation().num_prompts == 4
-
-
-async def stalled_trainer(
-    world: World, folder: Path, *stages: str, notes: list[str] | None = None, eval_names: tuple[str, ...] = ()
-) -> Trainer:
-    """A trainer that gives these stages up after .3 s, which others may well take on a busy machine."""
-    config = config_of(run={"num_steps": 2}, generators={"draw_timeout_s": 90.0, "load_timeout_s": 90.0})
-    trainer = await trainer_of(config, world, folder, eval_names=eval_names)
-    watchdog, watched = trainer._watchdog, trainer._watchdog.stage
-
-    def stage(name: str, *arguments: Any, **options: Any) -> Any:
-        watchdog._limit_s = watchdog._disk_limit_s = 0.3 if name in stages else 90.0
-        watchdog._note_s = 0.1 if name in stages else 90.0
-        return watched(name, *arguments, **options)
-
-    watchdog.stage, watchdog._ask_s = stage, 0.1
-    if notes is not None:
-        watchdog._note = notes.append
-    return trainer
-
-
-async def test_a_value_actor_that_stands_still_is_named(tmp_path: Path):
-    trainer = await stalled_trainer(World(values=FakeValuePool(latency=60.0)), tmp_path, "prior")
-    with pytest.raises(Stalled, match=r"step 1, prior: .* waiting for value-0 \(prediction for \d s\)"):
-        await trainer.run()
-
-
-async def test_a_frozen_generator_is_named_with_the_prompts_it_holds(tmp_path: Path):
-    world, notes = World(), []
-    world.generator.latency = lambda name, index: 60.0 if name in ("p3", "p7") else 0.0
-    started = time.monotonic()
-    with pytest.raises(Stalled) as caught:
-        await (await stalled_trainer(world, tmp_path, "draw, score and learn", notes=notes)).run()
-    assert time.monotonic() - started < 20
-    said = str(caught.value)
-    assert "draw, score and learn: no progress for 0.3 s, waiting for prompt" in said
-    held = {name for name in ("p3", "p7") if f"{name!r} (4 draws at g0 for " in said}
-    assert held
-    others = set(NAMES) - held
-    assert not any(f"{name!r}" in said for name in others)
-    assert notes[0].startswith("step 1, draw, score and learn: nothing for ")
-    assert all(f"{name!r} (4 draws at g0 for " in notes[0] for name in held)
-
-
-async def test_a_verdict_that_does_not_come_is_named(tmp_path: Path):
-    trainer = await stalled_trainer(World(rewards=FakeRewardPool(latency=60.0)), tmp_path, "draw, score and learn")
-    with pytest.raises(Stalled, match=r"'p\d+' \(4 verdicts at the reward actor for \d s\)"):
-        await trainer.run()
-
-
-async def test_a_generator_that_does_not_load_the_weights_is_named(tmp_path: Path):
-    class Deaf(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
-            await asyncio.Event().wait()
-            return weights.version
-
-    world = World(generator=Deaf({name: [1.0, -1.0] for name in NAMES}))
-    with pytest.raises(Stalled, match=r"step 1, weights: .* waiting for g0 \(load of version 1 for \d s\)"):
-        await (await stalled_trainer(world, tmp_path, "weights")).run()
-
-
-@pytest.mark.parametrize(("method", "stage"), [("accumulate", "draw, score and learn"), ("step", "update")])
-async def test_a_learner_rank_that_stands_still_is_named(tmp_path: Path, method: str, stage: str):
-    class Slow(FakeLearner):
-        async def accumulate(self, samples) -> None:
-            self.latency = 60.0 if method == "accumulate" else 0.0
-            await super().accumulate(samples)
-            self.latency = 60.0
-
-    with pytest.raises(Stalled, match=rf"step 1, {stage}: .* waiting for learner rank 0 \({method} for \d s\)"):
-        await (await stalled_trainer(World(learner=Slow()), tmp_path, stage)).run()
-
-
-async def test_a_frozen_scheduler_is_named_itself(tmp_path: Path):
-    trainer = await stalled_trainer(World(), tmp_path, "draw, score and learn")
-    scheduler = trainer._roles.scheduler
-
-    class Frozen:
-        async def _never(self, *_: object) -> Any:
-            await asyncio.Event().wait()
-
-        waiting = status = _never
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(scheduler, name)
-
-        async def run(self, batch: BatchRequest) -> AsyncIterator[RolloutGroup]:
-            async for group in scheduler.run(batch):
-                yield group
-                await self._never()
-
-    object.__setattr__(trainer._roles, "scheduler", Frozen())
-    started = time.monotonic()
-    with pytest.raises(Stalled) as caught:
-        await trainer.run()
-    assert time.monotonic() - started < 20
-    assert "step 1, draw, score and learn: no progress for 0.3 s, waiting for prompts 'p" in str(caught.value)
-    assert "; the scheduler (no answer for 0 s); raise" in str(caught.value)
-
-
-class HangingWriter(LedgerWriter):
-    """Its disk hangs at every step, as one whose mount is dead; nobody ever reads the FIFO."""
-
-    def append_step(self, step, groups, advantages, meta) -> None:
-        fifo = self.folder / "hangs"
-        os.mkfifo(fifo)
-        fifo.write_text("x")
-
-
-async def test_a_ledger_whose_disk_hangs_is_told_and_ends_the_run_by_its_path(tmp_path: Path):
-    notes: list[str] = []
-    trainer = await stalled_trainer(World(), tmp_path, "ledger", notes=notes)
-    trainer._steps._ledger = HangingWriter(tmp_path / "ledger")
-    started = time.monotonic()
-    with pytest.raises(DiskStalled, match=rf"step 1, ledger: .*the disk of {tmp_path}/ledger hangs.*--resume"):
-        await trainer.run()
-    assert time.monotonic() - started < 20
-    assert notes[0].startswith("step 1, ledger: nothing for ")
-    assert f"waiting for the disk (work at {tmp_path}/ledger for " in notes[0]
-    await asyncio.to_thread((tmp_path / "ledger" / "hangs").read_text)  # lets the thread go
-
-
-@pytest.mark.parametrize(("disk_hangs", "kind"), [(False, Stalled), (True, DiskStalled)])
-async def test_a_checkpoint_or_an_export_that_does_not_end_is_told_with_the_rank(
-    tmp_path: Path, disk_hangs: bool, kind: type[Exception]
-):
-    class Deaf(FakeLearner):
-        async def save(self, folder: Path) -> None:
-            with self.given("learner rank 0", "save"):
-                await asyncio.Event().wait()
-
-        async def export(self, folder: Path) -> None:
-            with self.given("learner rank 0", "export"):
-                await asyncio.Event().wait()
-
-    class Judged(Disk):
-        async def responds(self, folder: Path, *, within_s: float = 0.0) -> bool:
-            return not disk_hangs
-
-    trainer = await stalled_trainer(World(learner=Deaf()), tmp_path, "checkpoint", "export")
-    trainer._watchdog._disk = Judged()
-    with pytest.raises(kind, match=r"step 2, checkpoint: .*learner rank 0 \(save for \d s\)"):
-        await trainer.run()
-    with pytest.raises(kind, match=r"step 2, export: .*learner rank 0 \(export for \d s\)"):
-        await trainer.export(tmp_path / "model")
-
-
-async def test_an_evaluation_that_stands_still_names_generator_or_verifier(tmp_path: Path):
-    for world, named in (
-        (World(generator=FakeGenerator({n: [1.0] for n in NAMES}, latency=60.0)), r"draws? at g0"),
-        (World(rewards=FakeRewardPool(latency=60.0)), "verdicts? at the reward actor"),
-    ):
-        trainer = await stalled_trainer(world, tmp_path, "evaluation", eval_names=("p0", "p1"))
-        with pytest.raises(Stalled, match=rf"step 0, evaluation: .*'p[01]' \(\d {named} for \d s"):
-            await trainer.run()

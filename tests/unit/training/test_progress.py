@@ -178,29 +178,29 @@ from v05ray.training.progress import Progress
 with Progress(num_steps=30, live={live}) as progress:
     progress.note("ready")
     input()
-    progress.note("to nobody")
+    progress.note("to a closed terminal")
     progress.evaluation_done(2, {{"val/all/greedy": 0.5, "val/all/greedy_stderr": 0.1}})
 print("nor this", flush=True)
-os.write(int(sys.argv[1]), b"went on")
+os.write(int(sys.argv[1]), b"continued")
 """
 
 
 @pytest.mark.parametrize("live", [True, False])
 def test_a_terminal_that_goes_before_its_signal_comes_does_not_end_the_run(live: bool):
     ours, theirs = pty.openpty()
-    told, tell = os.pipe()
-    program = [sys.executable, "-c", TERMINAL_GONE.format(live=live), str(tell)]
-    child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, pass_fds=[tell])
+    reading, writing = os.pipe()
+    program = [sys.executable, "-c", TERMINAL_GONE.format(live=live), str(writing)]
+    child = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, pass_fds=[writing])
     os.close(theirs)
-    os.close(tell)
+    os.close(writing)
     seen = b""
     while b"ready" not in seen:
         seen += os.read(ours, 65536)
     os.close(ours)
     child.communicate(b"\n", timeout=30)
-    assert os.read(told, 100) == b"went on"
+    assert os.read(reading, 100) == b"continued"
     assert child.returncode == 0
-    os.close(told)
+    os.close(reading)
 
 
 @pytest.mark.parametrize(

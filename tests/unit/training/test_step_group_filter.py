@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakeGenerator
-from tests.unit.training.test_driver import NAMES, World, config_of, trainer_of
+from tests.unit.training.world import NAMES, World, config_of, trainer_of
 from v05ray.ledger import LedgerReader
 
 MIXED = {"group_filter": "mixed"}

@@ -83,7 +83,7 @@ def test_nan_is_refused_and_not_remembered(tmp_path: Path):
     assert sqlite3.connect(path).execute("SELECT count(*) FROM embeddings").fetchone() == (0,)
 
 
-def test_a_torn_row_is_computed_anew(tmp_path: Path):
+def test_a_torn_row_is_computed_again(tmp_path: Path):
     path = tmp_path / "c.sqlite"
     cache = make_cache(HashEncoder(), path)
     expected = cache.encode(["a"]).vectors_NH

@@ -72,7 +72,7 @@ def test_a_pool_leaves_out_what_the_context_knows():
     assert report.num_queries == 20
     for metric in ("auc", "mse_v", "log_loss"):
         assert report.methods["v0"][metric].value == pytest.approx(report.methods["base_rate"][metric].value)
-    with pytest.raises(ConfigError, match="stands in the context"):
+    with pytest.raises(ConfigError, match="is in the context"):
         evaluate_pool(data, rows, queries, BaseRateBackend(), baselines=lambda: [BaseRate()], num_resamples=5)
 
 

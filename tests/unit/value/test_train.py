@@ -90,7 +90,7 @@ class Interrupted(RuntimeError):
     pass
 
 
-def test_an_interrupted_training_goes_on_and_ends_where_an_unbroken_one_does(tmp_path: Path):
+def test_an_interrupted_training_resumes_and_ends_where_an_unbroken_one_does(tmp_path: Path):
     data = world(80)
     split = split_rows(data, OPTIONS)
     options = replace(OPTIONS, max_steps=12, evaluate_every=4, patience=100)

@@ -9,7 +9,7 @@
     from solution import add; def test_add(): ...                      KodCode: pytest's functions, unittest's classes
     {"test_list": [...], "test_setup_code": "...", "entry_point": ...}, {"functional": TEXT}, {"test": TEXT}
 
-Each also as JSON text. What belongs to them may stand in the row's metadata: `entry_point` or `fn_name`,
+Each also as JSON text. What belongs to them may be in the row's metadata: `entry_point` or `fn_name`,
 `test_setup_code`, `test_imports`.
 """
 
@@ -49,12 +49,12 @@ class Call:
     args: Sequence[Any]
     expected: Any
     may_be_wrapped: bool = False
-    """Whether an expected list of one item may also stand for that item, as in APPS."""
+    """Whether an expected list of one item may also mean that item, as in APPS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asserts:
-    """Code that tests."""
+    """A task's own code that tests the program."""
 
     setup: tuple[str, ...]
     asserts: tuple[str, ...]
@@ -73,7 +73,7 @@ class CodeReference:
 
     cases: tuple[Streams, ...] | tuple[Call, ...] = ()
     function: str | None = None
-    """Of calls."""
+    """Name of the function that cases of arguments call."""
     asserts: Asserts | None = None
 
 

@@ -53,7 +53,7 @@ class SandboxError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one process of a program may take."""
+    """Limits of one process of a program."""
 
     cpu_seconds: int = 4
     memory_mib: int = 1024
@@ -114,7 +114,7 @@ class Host:
         self._connection: socket.socket | None = None
 
     def sandbox(self, program: str, *, lifetime_s: float) -> "Sandbox":
-        """A sandbox for one program, which may last so long; raises `SandboxError` where it cannot be made."""
+        """A sandbox for one program, of `lifetime_s` seconds at most; raises `SandboxError` where it cannot be made."""
         try:
             return self._session(program, lifetime_s)
         except OSError:  # the process that forks them is not there yet, or has been killed
@@ -249,7 +249,7 @@ class Sandbox:
         return Outcome(said["why"], said["lines"])
 
     def layers(self) -> Isolation:
-        """What the kernel gives."""
+        """The layers that hold in this sandbox, tried out in it."""
         said = self._ask({"op": "layers"}, 10)
         return Isolation(said["files"], said["calls"], self._host.namespaces)
 

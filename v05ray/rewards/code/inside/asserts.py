@@ -24,15 +24,15 @@ def judge(
     # Never closed: what could not be sent to a program that has ended would be tried again.
     program = Tests(os.fdopen(replies_fd, "rb"), os.fdopen(requests_fd, "wb"))
 
-    def tell(message: Mapping[str, Any]) -> None:
+    def report(message: Mapping[str, Any]) -> None:
         os.write(results_fd, json.dumps(message).encode() + b"\n")
 
     units, broken = _units(tests, usual, program)
     units = units[: tests["max_units"]]
-    tell({"units": len(units)})
+    report({"units": len(units)})
     for unit in units:
         why = broken or _tried(unit)
-        tell({"passed": why is None, "why": why or ""})
+        report({"passed": why is None, "why": why or ""})
         if why is not None and tests["stop_at_first"]:
             break
     return 0

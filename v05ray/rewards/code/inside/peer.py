@@ -88,13 +88,13 @@ class Peer:
             answer = ["=", self.serve(name, fields)]
         except Gone:
             raise
-        except Exception as error:  # whatever a program raises is passed on to who called it
+        except Exception as error:  # whatever a program raises is passed on to its caller
             base = next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
             answer = ["!", type(error).__name__, base, str(error)[:500]]
         self._send(answer)
 
     def serve(self, name: str, fields: Sequence[Any]) -> Any:
-        """The answer to a request, wired."""
+        """Does a request of the other side; returns the result, wired."""
         raise NotImplementedError
 
     def raised(self, name: str, base: str, message: str) -> BaseException:
@@ -147,7 +147,7 @@ _BETWEEN: Mapping[str, Callable[..., Any]] = {
 
 
 class Program(Peer):
-    """The program's side."""
+    """The program's side of the connection."""
 
     def __init__(self, reads: BinaryIO, writes: BinaryIO, namespace: Mapping[str, Any]) -> None:
         super().__init__(reads, writes)
@@ -172,7 +172,7 @@ class Program(Peer):
         return call
 
     def raised(self, name: str, base: str, message: str) -> BaseException:
-        """A built-in one."""
+        """The built-in exception of that name, for one that the tests raised."""
         return _built_in(base)(message)
 
     def serve(self, name: str, fields: Sequence[Any]) -> Any:
@@ -207,7 +207,7 @@ def _built_in(name: str) -> type[Exception]:
 
 
 class Tests(Peer):
-    """The tests' side."""
+    """The tests' side of the connection."""
 
     def __init__(self, reads: BinaryIO, writes: BinaryIO) -> None:
         super().__init__(reads, writes)

@@ -72,7 +72,7 @@ def main(connection_fd: int) -> None:
 
 
 class Common:
-    """What all sessions share."""
+    """What all sessions share: limits, paths, and the layers of the sandbox."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.limits: Mapping[str, int] = settings["limits"]
@@ -117,7 +117,7 @@ class Captured:
         self.data = bytearray()
 
     def add(self, chunk: bytes) -> bool:
-        """Whether it may go on."""
+        """Keeps the chunk; whether the process may write more."""
         self.data += chunk
         if len(self.data) <= self.most:
             return True
@@ -127,7 +127,7 @@ class Captured:
 
     @property
     def text(self) -> str:
-        """As UTF-8."""
+        """What was captured, as UTF-8 text; broken bytes are replaced."""
         return self.data.decode(errors="replace")
 
 
@@ -159,13 +159,13 @@ class Session:
         self._pipes: tuple[int, int] | None = None
 
     def report(self, message: Mapping[str, Any]) -> None:
-        """One line to the parent."""
+        """Sends one line to the parent."""
         data = memoryview(json.dumps(message).encode() + b"\n")
         while data:
             data = data[os.write(self._report_fd, data) :]
 
     def serve(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One request."""
+        """Answers one request of the parent."""
         return {
             "layers": self._layers,
             "run": self._run,
@@ -324,7 +324,7 @@ class Session:
         more: tuple[int, Captured] | None = None,
         until: Callable[[], bool] | None = None,
     ) -> dict[str, Any]:
-        """Reads the child's pipes until it ends, or is ended; with `until`, it may also go on as `_program`."""
+        """Reads the child's pipes until it ends, or is ended; with `until`, it may also continue as `_program`."""
         errors = Captured(_STDERR_KEPT, drop=True)
         captured = {child.output: output, child.errors: errors, **(dict([more]) if more else {})}
         ended = os.pidfd_open(child.pid)

@@ -125,5 +125,5 @@ _ONE: dict[str, Callable[[Any], Any]] = {
 
 
 def dump(message: Any) -> bytes:
-    """One line."""
+    """A message as one line of JSON."""
     return json.dumps(message).encode() + b"\n"
