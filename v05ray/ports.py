@@ -191,7 +191,7 @@ class LearnerGroup(Protocol):
     """The gang of ranks that owns the policy's master weights and its optimiser."""
 
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
-        """Forward and backward; gradients add up until `step`."""
+        """Forward and backward, where a batch is one update: gradients add up until `step`. Else kept for `step`."""
         ...
 
     async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
@@ -200,7 +200,7 @@ class LearnerGroup(Protocol):
         ...
 
     async def step(self) -> dict[str, float]:
-        """One optimiser step over everything accumulated; returns the `actor/...` metrics."""
+        """The optimiser's update over everything accumulated, or several; returns the `actor/...` metrics."""
         ...
 
     async def abandon(self) -> None:

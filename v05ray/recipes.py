@@ -48,6 +48,8 @@ class Recipe:
     group_filter: GroupFilter = "none"
     kl_coefficient: float = 0.0
     kl_estimator: KlEstimator = "k3"
+    overlong_buffer: int | Literal["auto"] | None = None
+    """`rewards.overlong_buffer`."""
     mode: Literal["async", "rounds"] = "async"
     """`rounds` where the rule allots over the whole batch."""
 
@@ -75,6 +77,7 @@ class Recipe:
                     # An estimator that needs the whole batch cannot learn from groups one by one.
                     **({"stream_tokens": 0} if advantages.build(**self.advantage).scope == "batch" else {}),
                 },
+                "rewards": {"overlong_buffer": self.overlong_buffer},
                 "value": {"enabled": self.uses_prior},
             }
         )
@@ -115,6 +118,7 @@ _ALL = (
         {"name": "dapo", "n": 16, "n_max": 64},
         clip_high=0.28,
         group_filter="mixed",
+        overlong_buffer="auto",
     ),
     Recipe("reinforce_ada", "arXiv 2510.04996", _GRPO, {"name": "reinforce_ada", "n": 8, "n_max": 32}),
     Recipe("pilot_commit", "arXiv 2605.26606", _GRPO, {"name": "pilot_commit"}),
@@ -143,6 +147,7 @@ def check_needs(
     mode: Literal["async", "rounds"] = "async",
     stream_tokens: int = 0,
     group_filter: GroupFilter = "none",
+    punishes_length: bool = False,
 ) -> None:
     """Raise `ConfigError`, with the fix, where the chosen parts do not fit; call it before anything heavy.
 
@@ -153,6 +158,7 @@ def check_needs(
         mode: `budget.mode`.
         stream_tokens: `learner.stream_tokens`.
         group_filter: `learner.group_filter`.
+        punishes_length: whether `rewards.overlong_buffer` is set.
     """
     for kind, part in (("advantage", estimator), ("budget rule", rule)):
         if "prior" in part.needs and not value_enabled:
@@ -173,6 +179,11 @@ def check_needs(
     if rule.scope == "batch" and mode != "rounds":
         raise ConfigError(
             f"budget rule {rule.name!r} allots over the whole batch at a barrier; set budget.mode: rounds"
+        )
+    if punishes_length and not estimator.takes_punishments:
+        raise ConfigError(
+            f"rewards.overlong_buffer makes rewards below -1, and advantage {estimator.name!r} cannot use those: it "
+            "compares rewards with a prior or counts successes; leave overlong_buffer out, or take one such as grpo"
         )
     if estimator.scope == "batch" and stream_tokens:
         raise ConfigError(

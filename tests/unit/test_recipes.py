@@ -17,6 +17,7 @@ def test_every_recipe_builds_and_meets_its_own_needs(name: str) -> None:
         value_enabled=values["value"]["enabled"],
         mode=values["budget"].get("mode", "async"),
         group_filter=values["learner"]["group_filter"],
+        punishes_length=values["rewards"]["overlong_buffer"] is not None,
     )
 
 
@@ -33,6 +34,7 @@ def test_v05_by_hand() -> None:
             "kl_coefficient": 0.0,
             "kl_estimator": "k3",
         },
+        "rewards": {"overlong_buffer": None},
         "value": {"enabled": True},
     }
     assert recipes.get("grpo").defaults()["value"] == {"enabled": False}
@@ -44,6 +46,19 @@ def test_kl_and_filter_are_where_they_were_published() -> None:
     penalties = {name: (v["kl_coefficient"], v["kl_estimator"]) for name, v in learners.items() if v["kl_coefficient"]}
     assert penalties == {"grpo": (0.04, "k3")}
     assert [name for name, values in learners.items() if values["group_filter"] != "none"] == ["dapo"]
+
+
+def test_long_responses_are_punished_where_that_was_published_and_an_estimator_can_use_it() -> None:
+    buffers = {name: recipe.defaults()["rewards"]["overlong_buffer"] for name, recipe in RECIPES.items()}
+    assert {name: buffer for name, buffer in buffers.items() if buffer is not None} == {"dapo": "auto"}
+    minimal = {"model": {"path": "m"}, "data": {"train": "jsonl"}}
+    assert (
+        make_config({**minimal, "recipe": "dapo", "rewards": {"overlong_buffer": None}}).rewards.overlong_buffer is None
+    )
+    with pytest.raises(ConfigError, match=r"overlong_buffer makes rewards below -1, and advantage 'v05' cannot"):
+        make_config({**minimal, "rewards": {"overlong_buffer": 4}})
+    with pytest.raises(ConfigError, match=r"overlong_buffer 25 is more than the longest .*max_tokens 24\); lower it"):
+        make_config({**minimal, "recipe": "dapo", "rewards": {"overlong_buffer": 25}})
 
 
 def test_a_users_word_beats_the_recipes_kl_and_filter() -> None:

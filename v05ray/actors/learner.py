@@ -40,6 +40,7 @@ class LearnerActor:
             seed=config.run.seed,
             temperature=config.sampling.temperature,
             max_response_tokens=config.sampling.max_tokens,
+            num_steps=config.run.num_steps,
         )
 
     def address(self) -> tuple[str, int]:
@@ -60,8 +61,16 @@ class LearnerActor:
         """Log-probabilities of this rank's share."""
         return self._learner.logprobs(samples, share_prefix=share_prefix)
 
+    def start_updates(self) -> int:
+        """How many updates are to be made of what was accumulated."""
+        return self._learner.start_updates()
+
+    def update(self) -> None:
+        """One of them."""
+        self._learner.update()
+
     def step(self) -> dict[str, float]:
-        """One optimiser step."""
+        """Those that are left; the metrics of all."""
         return self._learner.step()
 
     def abandon(self) -> None:
@@ -118,7 +127,10 @@ class RayLearnerGroup:
         return [found[index] for index in range(len(samples))]
 
     async def step(self) -> dict[str, float]:
-        """One optimiser step; rank 0's metrics, which are those of all."""
+        """One optimiser update, or several; rank 0's metrics, which are those of all."""
+        # Call by call, so that a rank that stands still is found within one update's time.
+        for _ in range((await self._all("start_updates"))[0] - 1):
+            await self._all("update")
         return (await self._all("step"))[0]
 
     async def abandon(self) -> None:

@@ -29,6 +29,7 @@ ESTIMATORS: "Registry[Estimator]" = Registry(
             "needs": get_args(Need),
             "min_rollouts": None,
             "leave_one_out": None,
+            "takes_punishments": None,
         },
         fix="make it a subclass of v05ray.advantages.Estimator with compute(self, groups)",
     ),
@@ -62,6 +63,8 @@ class GroupView:
     """Reward in [-1, 1] of the greedy rollout."""
     num_cold_start: int | None = None
     """How many of the rewards were drawn before any was seen; None means all of them."""
+    punishments: tuple[float, ...] | None = None
+    """[K] in [-1, 0], already part of `rewards`, which may then be as low as -2; None means none. See `overlong`."""
 
     @property
     def cold_rewards(self) -> tuple[float, ...]:
@@ -119,6 +122,9 @@ class Estimator(Protocol):
     min_rollouts: ClassVar[int] = 1
     leave_one_out: ClassVar[bool] = False
     """Whether the weight of each rollout is that of a baseline made without it, for estimators that give weights."""
+    takes_punishments: ClassVar[bool] = False
+    """Whether it uses rewards by their differences alone, so that they may be below -1; not where it compares them with
+    a prior, or takes them for successes and failures."""
 
     def __init__(self) -> None:
         """No options."""
@@ -187,6 +193,13 @@ def check_groups(estimator: Estimator, groups: Sequence[GroupView]) -> None:
                 raise ConfigError(f"{estimator.name} needs {need}, got none for {group.prompt_id!r}; {_MENDING[need]}")
         if group.lengths is not None and len(group.lengths) != count:
             raise ValueError(f"{group.prompt_id!r} has {count} rewards but {len(group.lengths)} lengths")
-        for number in (*group.rewards, group.prior, group.greedy_reward):
+        punishments = group.punishments or (0,) * count
+        if any(punishments) and not estimator.takes_punishments:
+            raise ConfigError(
+                f"{estimator.name} cannot use rewards below -1, and a response of {group.prompt_id!r} is punished for "
+                "its length; leave rewards.overlong_buffer out"
+            )
+        verified = [reward - one for reward, one in zip(group.rewards, punishments, strict=True)]
+        for number in (*verified, group.prior, group.greedy_reward):
             if number is not None and not -1 <= number <= 1:
                 raise ValueError(f"{group.prompt_id!r} has {number} as reward or prior; both must be in [-1, 1]")

@@ -17,6 +17,7 @@ class Grpo(Estimator):
     [1.5, -0.5, -0.5, -0.5]
     """
 
+    takes_punishments = True
     min_rollouts = 2
 
     def __init__(self, *, eps: float = EPS) -> None:
@@ -43,6 +44,7 @@ class DrGrpo(Estimator):
     (1.5, -0.5, -0.5, -0.5)
     """
 
+    takes_punishments = True
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
@@ -59,6 +61,7 @@ class Rloo(Estimator):
     (2.0, -0.6666666666666666, -0.6666666666666666, -0.6666666666666666)
     """
 
+    takes_punishments = True
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:

@@ -16,6 +16,7 @@ class Opo(Estimator):
     (0.5, -1.5)
     """
 
+    takes_punishments = True
     needs = frozenset({"lengths"})
     min_rollouts = 2
 

@@ -21,6 +21,7 @@ class McGrpo(Estimator):
     ([1.731, 0.0, 0.0], frozenset({1}), 3)
     """
 
+    takes_punishments = True
     min_rollouts = 2
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
@@ -51,6 +52,7 @@ class Qae(Estimator):
     [2.0, 0.0, 0.0, 0.0]
     """
 
+    takes_punishments = True
     min_rollouts = 2
 
     def __init__(self, *, quantile: float = 0.4) -> None:

@@ -29,6 +29,7 @@ class ReinforcePlusPlus(Estimator):
     [[1.5, -0.5], [-0.5, -0.5]]
     """
 
+    takes_punishments = True
     scope = "batch"
 
     def compute(self, groups: Sequence[GroupView]) -> list[Advantages]:
@@ -46,6 +47,7 @@ class ReinforcePlusPlusBaseline(Estimator):
     [[1.225, -1.225], [0.0, 0.0]]
     """
 
+    takes_punishments = True
     scope = "batch"
     min_rollouts = 2
 

@@ -17,6 +17,7 @@ from v05ray.data.stream import describe
 from v05ray.errors import ConfigError, RunError
 from v05ray.job.config_files import load_config
 from v05ray.job.preflight import Prepared, check_resources, count_gpus, local_node, prepare, sandboxes
+from v05ray.losses.updates import describe_updates
 from v05ray.machine import layout
 from v05ray.machine.estimate import estimate, guessed_speed
 from v05ray.machine.fit import fit
@@ -115,6 +116,7 @@ def _job(console: Console, config: Config) -> list[str]:
         tried(lambda: check_resources(config, [node]))
     else:
         tried(lambda: _check_cluster(console, config, address))
+    console.print(describe_updates(config), highlight=False, markup=False)
     prepared = tried(lambda: prepare(config))
     if prepared is not None:
         _describe_data(console, config, prepared)

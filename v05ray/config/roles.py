@@ -1,6 +1,6 @@
 """The sections of the roles that have actors: generators, value model, rewards, learner."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -188,6 +188,10 @@ class RewardsConfig(Section):
     max_error_fraction: float = Field(default=0.3, ge=0, le=1)
     """A step of which more verdicts than this say nothing about the response (`error`, `crash`, `timeout`, `unreadable`
     reference) ends the run before anything is learned from it; 1 never does."""
+    overlong_buffer: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Tokens below `sampling.max_tokens` over which the reward that the advantage is computed from falls linearly, by 1
+    at the end (DAPO's soft overlong punishment, 2503.14476 Eq. 13); budget, prior and ledger keep the verifier's.
+    `auto`: DAPO's share, a fifth of `sampling.max_tokens`. None: no punishment."""
     num_workers: int = Field(default=1, ge=1)
     """Verifier processes; each is killed and replaced when it misses its deadline."""
     max_workers: int | None = Field(default=None, ge=1)
@@ -227,9 +231,17 @@ class LearnerConfig(Section):
     zero_stage: Literal[1, 2, 3] = 1
     """DeepSpeed ZeRO stage."""
     learning_rate: float = Field(default=1e-6, ge=0)
-    """AdamW's, after warm-up."""
+    """AdamW's, after warm-up and before `schedule` lowers it."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Linear warm-up, then constant."""
+    """Steps of the run (not updates) over which the learning rate rises linearly to `learning_rate`."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """The learning rate after warm-up: as it is, or down to `min_rate_fraction` of it along a half cosine or a line. It
+    changes between steps of the run: all updates of one have the same rate. Steps that learn nothing do not count."""
+    min_rate_fraction: Fraction = 0.0
+    """What `cosine` and `linear` end at, as a share of `learning_rate`."""
+    schedule_steps: int | None = Field(default=None, ge=1)
+    """Steps after which `cosine` and `linear` are at their end; None: `run.num_steps`. Set it where a run may be
+    resumed with more steps, which otherwise changes the rates of all that are left."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW's."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -248,7 +260,21 @@ class LearnerConfig(Section):
     importance_cap: float | None = Field(default=2.0, gt=0)
     """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
     aggregation: Aggregation = "token_mean"
-    """How token losses add up over the batch; see `losses.aggregation`."""
+    """How token losses add up over a mini-batch; see `losses.aggregation`."""
+    mini_batch_prompts: int | None = Field(default=None, ge=1)
+    """Most prompts, with all of their rollouts, that one optimiser update learns from; None: the whole batch. A batch
+    is split by the run's seed into as few mini-batches as that allows, their sizes one prompt apart at most; see
+    `learning.mini_batches`."""
+    epochs: int = Field(default=1, ge=1)
+    """How often a batch is gone through, in the same mini-batches. Where a batch makes more than one update, it is
+    collected before the first (`stream_tokens` has no effect), and the ratio is taken against the learner's weights
+    before the first, whose log-probabilities cost one forward pass more."""
+    entropy_coefficient: float = Field(default=0.0, ge=0)
+    """What a nat of the policy's entropy earns, per response token, exactly over the whole vocabulary; above 0 samples
+    of zero advantage are computed too."""
+    truncated: Literal["learn", "leave_out"] = "learn"
+    """A response cut off at `sampling.max_tokens`: `learn` from it as from others, or `leave_out` of the loss (DAPO's
+    overlong filtering). It stays in its group's baseline, in the budget and in the ledger."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """What a nat of KL from the policy at `model.path` costs; above 0 every rank also holds that policy, frozen, in
     `model.dtype`, and samples of zero advantage are computed too."""
@@ -263,6 +289,17 @@ class LearnerConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     stream_tokens: int = Field(default=0, ge=0)
-    """Learn from sealed groups as soon as this many tokens wait, while others still generate; 0: once, at the end."""
+    """Learn from sealed groups as soon as this many tokens wait, while others still generate; 0: once, at the end. For
+    batches of one update; see `epochs`."""
     timeout_s: float = Field(default=600.0, gt=0)
-    """Longest time a collective call of the gang may take, in seconds."""
+    """Longest time a collective call of the gang may take, in seconds; every update is one of its own."""
+
+    @property
+    def one_update(self) -> bool:
+        """Whether a batch is one update whatever its size."""
+        return self.mini_batch_prompts is None and self.epochs == 1
+
+    @property
+    def passes(self) -> float:
+        """Cost of a batch in forward and backward passes over it: the old log-probabilities cost a third of one."""
+        return self.epochs + (0 if self.one_update or self.importance_cap is None else 1 / 3)

@@ -29,6 +29,7 @@ from v05ray.config.written import Scalar, Typed, Whole, is_spec, is_structured, 
 from v05ray.errors import ConfigError
 from v05ray.job.explaining import explain
 from v05ray.job.merging import Layer, Merging, normal, option_types, type_inside
+from v05ray.losses.updates import check_updates
 from v05ray.registry import PLUGIN
 from v05ray.value.model import BACKENDS
 
@@ -136,7 +137,15 @@ def _check_across(config: Config) -> None:
         mode=config.budget.mode,
         stream_tokens=config.learner.stream_tokens,
         group_filter=config.learner.group_filter,
+        punishes_length=config.rewards.overlong_buffer is not None,
     )
+    check_updates(config)
+    buffer = config.rewards.overlong_buffer
+    if isinstance(buffer, int) and buffer > config.sampling.max_tokens:
+        raise ConfigError(
+            f"rewards.overlong_buffer {buffer} is more than the longest response (sampling.max_tokens "
+            f"{config.sampling.max_tokens}); lower it, or write auto for a fifth"
+        )
     if config.value.support_size > config.value.support_capacity:
         raise ConfigError(
             f"value.support_size {config.value.support_size} exceeds value.support_capacity "

@@ -25,6 +25,7 @@ from v05ray.job.config_files import to_yaml
 from v05ray.job.preflight import Prepared, check_resources, local_node, make_stream, prepare
 from v05ray.launch.private_cluster import private_cluster
 from v05ray.ledger import LedgerWriter
+from v05ray.losses.updates import describe_updates
 from v05ray.machine import layout
 from v05ray.machine.fitting import fit_to_machine
 from v05ray.machine.memory import PeakMemory
@@ -254,6 +255,7 @@ class _Training:
         stop = Stop(self._progress.note)
         with plain_errors(), self._progress, self._signals.delivered(stop.request):
             self._progress.note(self._prepared.machine)
+            self._progress.note(describe_updates(self._config))
             for line in describe(self._prepared.train):
                 self._progress.note(line)
             while True:

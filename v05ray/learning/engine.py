@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,6 @@ class Update:
     """The rate this update used."""
     applied: bool
     """False if the gradient was not finite; the weights are then unchanged."""
-
-
-def warmup_factor(warmup_steps: int) -> Callable[[int], float]:
-    """Learning-rate factor of update s = 0, 1, ...: min(1, (s + 1) / warmup_steps); 1 without warm-up.
-
-    The first update already learns. DeepSpeed's own WarmupLR leaves its first two at the minimum.
-    """
-    return lambda update: min(1.0, (update + 1) / max(1, warmup_steps))
 
 
 def zero_stage(learner: LearnerConfig, dtype: torch.dtype, world_size: int) -> int:
@@ -148,7 +140,7 @@ class ZeroEngine:
         self.stage = zero_stage(learner, dtype, world_size)
         """DeepSpeed's ZeRO stage, which its checkpoints depend on."""
         # torch's fused AdamW: one pass over the weights on CPU and GPU, and nothing to compile.
-        optimiser = torch.optim.AdamW(
+        self._adamw = torch.optim.AdamW(
             module.parameters(),
             lr=learner.learning_rate,
             betas=learner.betas,
@@ -156,15 +148,13 @@ class ZeroEngine:
             weight_decay=learner.weight_decay,
             fused=True,
         )
-        factor = warmup_factor(learner.warmup_steps)
         # Any: which of DeepSpeed's engines and optimisers comes back depends on the configuration.
         initialize: Any = deepspeed.initialize
         # Its bfloat16 optimiser prints memory tables as it is built.
         with contextlib.redirect_stdout(sys.stderr), _uncompiled():
             self._engine, self._optimiser, _, _ = initialize(
                 model=module,
-                optimizer=optimiser,
-                lr_scheduler=lambda wrapped: torch.optim.lr_scheduler.LambdaLR(wrapped, factor),
+                optimizer=self._adamw,
                 config=zero_config(learner, dtype, world_size),
             )
         if self.stage == 0:
@@ -188,9 +178,10 @@ class ZeroEngine:
             # Else the next pass would zero them and add to them, which costs as much as the sums themselves.
             self._optimiser.clear_lp_grads(set_to_none=True)
 
-    def step(self, normaliser: float) -> Update:
+    def step(self, normaliser: float, learning_rate: float) -> Update:
         """Updates by (sum of all gradients over passes and ranks) / normaliser, clipped, and forgets the gradients."""
-        learning_rate = float(self._engine.get_lr()[0])
+        for group in self._adamw.param_groups:  # DeepSpeed's optimisers step this one
+            group["lr"] = learning_rate
         # DeepSpeed averages over ranks, the normaliser counts all of them.
         divisor = normaliser / self._world_size
         if self.stage == 0:
@@ -211,7 +202,7 @@ class ZeroEngine:
             self._engine.step()
             self._optimiser.override_loss_scale(1.0)
         norm = float(self._engine.get_global_grad_norm())
-        return Update(norm, learning_rate, bool(self._engine.was_step_applied()))
+        return Update(norm, float(self._engine.get_lr()[0]), bool(self._engine.was_step_applied()))
 
     def _normalise(self, divisor: float) -> float:
         """Divides the gradients, zeros where no pass reached a parameter (AdamW still moves it); returns their norm."""
@@ -231,7 +222,7 @@ class ZeroEngine:
         return deepspeed.zero.GatheredParameters(list(parameters))
 
     def save(self, folder: Path) -> None:
-        """Weights, optimiser and schedule of every rank, in DeepSpeed's format."""
+        """Weights and optimiser of every rank, in DeepSpeed's format."""
         self._engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
 
     def load(self, folder: Path) -> None:

@@ -3,17 +3,21 @@
     learner.setup(master_addr, port)        all ranks together
     for samples in arrivals:                any number of times, while other prompts still generate
         learner.accumulate(samples)         every rank gets the same samples and takes its own share of them
-    metrics = learner.step()                one update of everything accumulated
+    metrics = learner.step()                one update of everything accumulated, or several (`mini_batches`)
 
-The update is that of loss = sum over samples and tokens of weight * token loss / normaliser (see `losses`), however the
+An update is that of loss = sum over samples and tokens of weight * token loss / normaliser (see `losses`), however the
 samples were split over calls, ranks and micro-batches. A token's loss is the policy's, plus kl_coefficient times its KL
-penalty from the policy that the run started from.
+penalty from the policy that the run started from, minus entropy_coefficient times the entropy that it was drawn with.
+
+Where a batch is always one update, gradients are added up as samples arrive. Else samples are kept until all are there,
+split into mini-batches of whole prompts, and their log-probabilities computed before the first update.
 """
 
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +31,18 @@ from v05ray import losses
 from v05ray.config import LearnerConfig, ModelConfig
 from v05ray.config.section import count_threads
 from v05ray.errors import ConfigError
-from v05ray.learning.batching import MicroBatch, Row, collate, dummy_micro_batch, has_gradient, plan
+from v05ray.learning import random_state
+from v05ray.learning.batching import MicroBatch, Row, check, collate, dummy_micro_batch, has_gradient, plan
 from v05ray.learning.engine import ZeroEngine, join
 from v05ray.learning.export import check_export, write_model
 from v05ray.learning.loading import load_policy
+from v05ray.learning.measured import SUMS, Done, means
+from v05ray.learning.mini_batches import split
 from v05ray.learning.names import FolderNames
 from v05ray.learning.policy import DTYPES, arguments, check_folder
 from v05ray.learning.reference import Reference
+from v05ray.learning.schedule import rate_factor
+from v05ray.learning.share import Share, share_of, size_of
 from v05ray.losses.aggregation import BatchSize, normaliser
 from v05ray.losses.kl import kl_penalty
 from v05ray.losses.policy import policy_loss
@@ -43,8 +52,6 @@ from v05ray.types import TrainSample
 
 GATHER_ELEMENTS = 64_000_000
 """Parameters that ZeRO-3 makes whole at once when weights are exported."""
-_SUMS = ("loss", "entropy", "clipped", "capped", "kl_sampled", "kl", "kl_loss", "tokens")
-"""What is added up per computed token, over micro-batches and ranks."""
 
 
 class Learner:
@@ -60,8 +67,12 @@ class Learner:
         seed: int,
         temperature: float = 1.0,
         max_response_tokens: int = 0,
+        num_steps: int = 1,
     ) -> None:
-        """`temperature` is that of sampling; `max_response_tokens` is L of `constant_length`, unused otherwise."""
+        """`temperature` is that of sampling; `max_response_tokens` is L of `constant_length`, unused otherwise.
+
+        `num_steps` of the run is the length of the learning rate's schedule, where the config names no other.
+        """
         check_folder(model.path)
         if learner.micro_batch_tokens < model.max_length:
             raise ConfigError(
@@ -77,16 +88,25 @@ class Learner:
         self._loss = losses.build(learner)
         self._seed, self._temperature = seed, temperature
         self._max_response_tokens = max_response_tokens
+        self._num_steps = learner.schedule_steps or num_steps
+        self._steps_done = 0  # that changed the weights
         self._abandoned = False
         self._device = torch.device("cuda", 0) if learner.num_gpus > 0 else torch.device("cpu")
         self._forget()
 
     def _forget(self) -> None:
         self._size = BatchSize()
-        self._num_calls = self._num_passes = self._num_skipped = 0
+        self._held: list[TrainSample] = []
+        self._left: deque[Share | None] | None = None
+        self._done: list[Done] = []
+        self._num_calls = self._num_skipped = 0
         self._num_input_tokens = self._num_separate_tokens = 0
         self._busy_s = 0.0
-        self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=self._device)
+        self._begin_update()
+
+    def _begin_update(self) -> None:
+        self._num_passes = 0
+        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self._device)
 
     def setup(self, master_addr: str, port: int) -> None:
         """Collective. Joins the gang, loads the model and builds the optimiser."""
@@ -119,39 +139,47 @@ class Learner:
     def _penalises(self) -> bool:
         return self._config.kl_coefficient > 0
 
+    @property
+    def _computes_all(self) -> bool:
+        """Whether samples of zero advantage have a gradient too."""
+        return self._penalises or self._config.entropy_coefficient > 0
+
     def accumulate(self, samples: Sequence[TrainSample]) -> None:
         """Collective, and with the same samples on every rank. Adds their gradients to those of this step.
 
-        Samples whose advantages are all 0 are counted but not computed, unless a KL penalty moves them too.
+        Where a batch may make several updates, it keeps the samples instead. Samples whose advantages are all 0 are
+        counted but not computed, unless a KL penalty or an entropy bonus moves them too.
         """
         if self._abandoned:
             raise RuntimeError("accumulate() after abandon(): the gradients of an abandoned step are still there")
         start = time.perf_counter()
-        shares = plan(
-            samples,
-            self._world_size,
-            self._config.micro_batch_tokens,
-            share_prefix=self._config.share_prefix,
-            compute_all=self._penalises,
-        )
-        mine = shares[self._rank]
-        for index in range(max(len(share) for share in shares)):
-            # A rank with fewer micro-batches runs dummies: ZeRO's collectives need equally many passes everywhere.
-            self._run(self._collate(mine[index]) if index < len(mine) else dummy_micro_batch())
-        self._size += BatchSize(sum(sample.num_sampled for sample in samples), len(samples))
+        if self._config.one_update:
+            self._compute(self._share(samples))
+        else:
+            for sample in samples:
+                check(sample)
+            self._held.extend(samples)
+        self._size += size_of(samples)
         self._num_calls += 1
-        self._num_skipped += 0 if self._penalises else sum(not has_gradient(sample) for sample in samples)
-        rows = [row for share in shares for batch in share for row in batch]
-        self._num_input_tokens += sum(row.num_tokens for row in rows)
-        self._num_separate_tokens += sum(len(s.prompt_ids) + len(s.response_ids) - 1 for r in rows for s in r.samples)
+        self._num_skipped += 0 if self._computes_all else sum(not has_gradient(sample) for sample in samples)
         self._busy_s += time.perf_counter() - start
 
-    def _collate(self, rows: Sequence[Row]) -> MicroBatch:
-        return collate(rows, self._config.aggregation)
+    def _share(self, samples: Sequence[TrainSample]) -> Share:
+        return share_of(samples, self._rank, self._world_size, self._config, compute_all=self._computes_all)
 
-    def _run(self, batch: MicroBatch) -> None:
+    def _compute(self, share: Share) -> None:
+        """Forward and backward of every pass."""
+        for index, rows in enumerate(share.passes):
+            self._run(self._collate(rows), share.old[index] if share.old else None)
+        self._num_input_tokens += share.num_input_tokens
+        self._num_separate_tokens += share.num_separate_tokens
+
+    def _collate(self, rows: Sequence[Row]) -> MicroBatch:
+        batch = collate(rows, self._config.aggregation) if rows else dummy_micro_batch()
+        return batch.to(self._device)
+
+    def _run(self, batch: MicroBatch, old_N: Tensor | None = None) -> None:
         """Forward, backward, and the sums for the metrics."""
-        batch = batch.to(self._device)
         logp_N, entropy_N = self._engine(*arguments(batch))
         computed = policy_loss(
             self._loss,
@@ -160,27 +188,32 @@ class Learner:
             batch.advantages_N,
             batch.sequence_N,
             importance_cap=self._config.importance_cap,
+            old_N=old_N,
         )
         kl_N = torch.zeros_like(logp_N)
         if self._reference is not None:
             kl_N = kl_penalty(logp_N, self._reference.logprobs(batch), self._config.kl_estimator)
         kl_loss_sum = self._config.kl_coefficient * (kl_N * batch.weight_N).sum()
         loss_sum = (computed.loss_N * batch.weight_N).sum() + kl_loss_sum
+        if self._config.entropy_coefficient > 0:
+            loss_sum = loss_sum - self._config.entropy_coefficient * (entropy_N * batch.weight_N).sum()
         self._engine.backward(loss_sum)
         self._num_passes += 1
         if batch.num_sequences == 0:
             return
         with torch.no_grad():
-            sums = (
-                loss_sum,
-                entropy_N.sum(),
-                computed.clipped_N.sum(),
-                computed.capped_N.sum(),
-                (batch.sampled_N - logp_N).sum(),
-                kl_N.sum(),
-                kl_loss_sum,
-            )
-            self._sums += torch.stack([*(value.double() for value in sums), self._sums.new_tensor(len(logp_N))])
+            sums = {
+                "loss": loss_sum,
+                "entropy": entropy_N.sum(),
+                "clipped": computed.clipped_N.sum(),
+                "capped": computed.capped_N.sum(),
+                "ppo_kl": -computed.log_ratio_N.sum(),
+                "kl_sampled": (batch.sampled_N - (logp_N if old_N is None else old_N)).sum(),
+                "kl": kl_N.sum(),
+                "kl_loss": kl_loss_sum,
+                "tokens": self._sums.new_tensor(len(logp_N)),
+            }
+            self._sums += torch.stack([sums[name].double() for name in SUMS])
 
     @torch.no_grad()
     def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> dict[int, list[float]]:
@@ -196,55 +229,80 @@ class Learner:
         found: dict[int, list[float]] = {}
         for position in range(max(len(share) for share in shares)):
             rows = mine[position] if position < len(mine) else []
-            batch = (self._collate(rows) if rows else dummy_micro_batch()).to(self._device)
-            logp_N, _ = self._engine(*arguments(batch))
+            logp_N, _ = self._engine(*arguments(self._collate(rows)))
             in_order = [sample for row in rows for sample in row.samples]
             pieces = logp_N.cpu().split([sample.num_sampled for sample in in_order]) if rows else ()
             found |= {index[id(s)]: piece.tolist() for s, piece in zip(in_order, pieces, strict=True)}
         return found
 
-    def step(self) -> dict[str, float]:
-        """Collective. One update over everything accumulated since the last; returns its metrics.
+    def start_updates(self) -> int:
+        """Collective. How many updates are to be made of everything accumulated: `step` makes those that are left.
 
-        `actor/...` are over all ranks: means are over computed tokens (samples of zero advantage are not computed), the
-        loss is over all. Times and memory are this rank's. `perf/prefix_sharing` is how many times more tokens separate
-        sequences would have been. With a KL penalty, `actor/kl` is its estimator's mean in nats a token and
-        `actor/kl_loss` its share of `actor/loss`. Raises RuntimeError if nothing was accumulated.
+        Where there are several, computes the log-probabilities before the first. Raises RuntimeError if nothing was
+        accumulated.
         """
         if self._num_calls == 0:
             raise RuntimeError("step() before accumulate(): there is no batch to learn from")
         start = time.perf_counter()
+        if self._config.one_update:
+            self._left = deque([None])  # its gradient is there already
+        else:
+            seed = derive_seed("mini-batches", self._seed, self._steps_done)
+            mini_batches = split(self._held, self._config.mini_batch_prompts, seed)
+            shares = [self._share(samples) for samples in mini_batches] * self._config.epochs
+            if len(shares) > 1 and self._config.importance_cap is not None:
+                for share in shares[: len(mini_batches)]:
+                    share.old = self._logprobs(share)
+            self._left = deque(shares)
+        self._busy_s += time.perf_counter() - start
+        return len(self._left)
+
+    @torch.no_grad()
+    def _logprobs(self, share: Share) -> list[Tensor]:
+        """[N] of each pass, in the micro-batches in which it is learned from, so that the first ratio is 1."""
+        return [self._engine(*arguments(self._collate(rows)))[0] for rows in share.passes]
+
+    def update(self) -> None:
+        """Collective. The next update of those that `start_updates` counted."""
+        assert self._left  # else there is none
+        start = time.perf_counter()
+        share = self._left.popleft()
+        if share is not None:
+            self._compute(share)
         if self._num_passes == 0:
             # Every advantage was 0: the gradient is 0, but the optimiser's momentum still moves the weights.
-            self._run(dummy_micro_batch())
-        divisor = normaliser(self._config.aggregation, self._size, self._max_response_tokens)
-        update = self._engine.step(divisor)
-        if self._world_size > 1:
-            torch.distributed.all_reduce(self._sums)
-        totals = dict(zip(_SUMS, self._sums.tolist(), strict=True))
-        num_computed = max(1.0, totals["tokens"])
+            self._run(self._collate([]))
+        size = self._size if share is None else share.size
+        divisor = normaliser(self._config.aggregation, size, self._max_response_tokens)
+        rate = self._config.learning_rate * rate_factor(self._config, self._steps_done, self._num_steps)
+        self._done.append(Done(self._sums, divisor, self._engine.step(divisor, rate)))
+        self._begin_update()
         self._busy_s += time.perf_counter() - start
-        metrics = {
-            "actor/loss": totals["loss"] / divisor,
-            "actor/entropy": totals["entropy"] / num_computed,
-            "actor/grad_norm": update.grad_norm,
-            "actor/lr": update.learning_rate,
-            "actor/clip_fraction": totals["clipped"] / num_computed,
-            "actor/kl_sampled": totals["kl_sampled"] / num_computed,
-            "actor/importance_capped_fraction": totals["capped"] / num_computed,
+
+    def step(self) -> dict[str, float]:
+        """Collective. The update, or all that are left, of everything accumulated since the last; returns its metrics.
+
+        `actor/...` are over all ranks and updates (`measured.means`). Times and memory are this rank's.
+        `perf/prefix_sharing` is how many times more tokens separate sequences would have been. Raises RuntimeError if
+        nothing was accumulated.
+        """
+        if self._left is None:
+            self.start_updates()
+        while self._left:
+            self.update()
+        start = time.perf_counter()
+        metrics = means(self._done, self._world_size, penalises=self._penalises)
+        self._busy_s += time.perf_counter() - start
+        metrics |= {
             "actor/num_tokens": float(self._size.num_tokens),
-            "actor/num_tokens_computed": totals["tokens"],
             "actor/num_input_tokens": float(self._num_input_tokens),
             "actor/num_sequences": float(self._size.num_sequences),
             "actor/num_sequences_skipped": float(self._num_skipped),
-            "actor/update_skipped": 0.0 if update.applied else 1.0,
             "perf/prefix_sharing": self._num_separate_tokens / max(1, self._num_input_tokens),
             "timing_s/update_actor": self._busy_s,
             **self._memory(),
         }
-        if self._penalises:
-            metrics["actor/kl"] = totals["kl"] / num_computed
-            metrics["actor/kl_loss"] = totals["kl_loss"] / divisor
+        self._steps_done += any(done.update.applied for done in self._done)
         self._forget()
         return metrics
 
@@ -302,7 +360,9 @@ class Learner:
             raise RuntimeError("save() between accumulate() and step() would lose gradients; call step() first")
         folder.mkdir(parents=True, exist_ok=True)
         self._engine.save(folder)
-        (folder / f"rank{self._rank}.json").write_text(json.dumps({**self._identity(), "random": _random_state()}))
+        (folder / f"rank{self._rank}.json").write_text(
+            json.dumps({**self._identity(), "steps_done": self._steps_done, "random": random_state.get()})
+        )
 
     def load(self, folder: Path) -> None:
         """Collective. What `save` wrote with the same model, ranks and ZeRO stage; raises ConfigError otherwise."""
@@ -317,7 +377,8 @@ class Learner:
                     f"set it back, or start from an exported model"
                 )
         self._engine.load(folder)
-        _restore_random_state(saved["random"])
+        self._steps_done = int(saved["steps_done"])
+        random_state.restore(saved["random"])
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -330,27 +391,3 @@ class Learner:
 def _num_elements(group: Sequence[tuple[str, Tensor]]) -> int:
     """Elements of the whole parameters, also while ZeRO-3 holds only a part of them here."""
     return sum(int(getattr(parameter, "ds_numel", parameter.numel())) for _, parameter in group)
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of Python's, numpy's and torch's generators in JSON values: reading it back runs no code."""
-    version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state: dict[str, Any] = {
-        "python": [version, list(internal), gauss],
-        "numpy": [name, np.asarray(keys).tolist(), int(position), int(has_gauss), float(cached)],
-        "torch": bytes(torch.get_rng_state().tolist()).hex(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
-    return state
-
-
-def _restore_random_state(state: Mapping[str, Any]) -> None:
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.asarray(keys, np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["torch"])), dtype=torch.uint8))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))

@@ -1,14 +1,17 @@
 """Per-token policy losses on flat tensors. Legend: N response tokens of all sequences, one after another; S sequences.
 
 Three policies appear: `sampled`, which drew the tokens (the inference engine, in its own numerics and perhaps an older
-version); `old`, the learner's own weights before the update; `current`, the weights being differentiated.
+version); `old`, the learner's own weights before the first update on this batch; `current`, the weights being
+differentiated. So there are two quotients, never one: the importance weight old / sampled, how far the engine is from
+the learner, and the ratio current / old, how far the updates on this batch have moved.
 
 Which ratio is clipped, and against what:
 - with an importance cap (the default): loss = min(pi_old / pi_sampled, cap) * clipped(pi_current / pi_old), the
   truncated importance sampling of verl and of "Your efficient RL framework secretly brings you off-policy RL training".
-  The weight corrects the engine's mismatch and the staleness, the clip bounds the step from the learner's old weights.
-  We make one update per batch, so `old` is the stop-gradient of `current`: the ratio is exactly 1 where it is
-  differentiated, its gradient is that of log pi, and the clip binds only if someone makes several updates per batch.
+  The weight corrects the engine's mismatch and the staleness, and is the same in all updates of a batch; the clip
+  bounds the step from the learner's old weights. In the first update `old` is the stop-gradient of `current`: the ratio
+  is exactly 1 where it is differentiated, and its gradient is that of log pi. The clip binds from the second update on,
+  so not where a batch makes one alone (`losses.updates`).
 - without a cap: loss = clipped(pi_current / pi_sampled), PPO's own form, where the clip does both jobs.
 
 `clipped` is the policy loss that the config names, r the ratio above and A the advantage:
@@ -40,6 +43,8 @@ class TokenLosses:
     """bool: the clip bounds this token: its gradient is 0 (ppo, gspo) or scaled down (cispo)."""
     capped_N: Tensor
     """bool: the importance weight was truncated."""
+    log_ratio_N: Tensor
+    """Without gradient: log of the ratio, token by token; 0 in the first update where there is an importance cap."""
 
 
 def importance_weights(old_N: Tensor, sampled_N: Tensor, cap: float) -> Tensor:
@@ -78,4 +83,5 @@ def policy_loss(
             f"policy loss {loss.name!r} gave loss and clipped of shapes {shapes[0]} and {shapes[1]} for "
             f"{len(current_N)} tokens; return one of each for every token"
         )
-    return TokenLosses(surrogate.loss_N * weights_N, surrogate.clipped_N, capped_N)
+    log_ratio_N = current_N.detach() - base_N
+    return TokenLosses(surrogate.loss_N * weights_N, surrogate.clipped_N, capped_N, log_ratio_N)

@@ -55,7 +55,8 @@ def estimate(config: Config, speed: Speed, *, num_eval: int, steps_done: int = 0
     evaluation_s = num_eval * (1 + evaluation.samples_per_prompt) * per_rollout
     rule = budget.build(config.budget.rule.name, config.budget.rule.options)
     fewest, most = rule.min_rollouts, rule.n_max
-    low, high = (run.prompts_per_step * count * per_rollout * (1 + LEARNING_PER_TOKEN) for count in (fewest, most))
+    learning = LEARNING_PER_TOKEN * config.learner.passes
+    low, high = (run.prompts_per_step * count * per_rollout * (1 + learning) for count in (fewest, most))
     left = run.num_steps - steps_done
     num_evaluations = 0
     if num_eval:

@@ -9,6 +9,7 @@ from statistics import fmean, variance
 
 from v05ray import advantages, budget
 from v05ray.advantages import Advantages, Estimator, GroupView
+from v05ray.advantages.overlong import Overlong
 from v05ray.budget import BatchMachine, Evidence, Judgement, Rule
 from v05ray.ledger.recorded import RecordedGroup
 from v05ray.priors.repair import from_settings
@@ -53,6 +54,8 @@ class StepReplayer:
         self.settings = settings
         self._rule = budget.build(settings.rule, settings.rule_options)
         self._estimator = advantages.build(settings.advantage, **settings.advantage_options)
+        punishes = self._estimator.takes_punishments
+        self._overlong = Overlong(**settings.overlong) if settings.overlong and punishes else None
         self._priors = None if settings.prior_options is None else from_settings(settings.prior_options)
 
     def step(self, groups: Sequence[RecordedGroup]) -> list[Replayed]:
@@ -66,9 +69,10 @@ class StepReplayer:
         run.play()
         self._rule.observe(run.machine.evidence())
         views = [_view(group, run.observed[group.prompt_id], run.decisions[group.prompt_id]) for group in groups]
-        computed = _compute(self._estimator, views)
-        errors = [_loo_error(self._estimator, view, values) for view, values in zip(views, computed, strict=True)]
-        self._estimator.observe(views)
+        shaped = [self._overlong.punished(view) for view in views] if self._overlong else views
+        computed = _compute(self._estimator, shaped)
+        errors = [_loo_error(self._estimator, view, values) for view, values in zip(shaped, computed, strict=True)]
+        self._estimator.observe(shaped)
         if self._priors is not None:
             self._priors.observe(priors, views)
         return [

@@ -22,6 +22,9 @@ class Settings:
     prior_options: Mapping[str, Any] | None = None
     """How the value pool's answers were repaired; None where there were none, or the ledger is of format 1, which has
     the repaired priors alone. A replay then takes the priors as they were recorded."""
+    overlong: Mapping[str, int] | None = None
+    """`advantages.overlong.Overlong` of the run; None where long responses were not punished. Estimators that cannot
+    use such rewards get the verifier's."""
 
     @classmethod
     def recorded(cls, meta: Mapping[str, Any]) -> "Settings":
@@ -38,6 +41,7 @@ class Settings:
                 advantage.pop("name"),
                 advantage,
                 meta.get("priors"),
+                meta.get("overlong"),
             )
         except KeyError as error:
             raise ConfigError(f"the ledger does not say the run's {error}; it cannot be replayed") from None
@@ -78,4 +82,5 @@ class Changes:
             advantage,
             {**kept_advantage, **self.advantage_options},
             None if to.prior_options is None else {**to.prior_options, **self.prior_options},
+            to.overlong,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
 from v05ray.advantages import Advantages
 from v05ray.ports import LearnerGroup
@@ -16,6 +17,8 @@ class Feeder:
         self._learners, self._stream_tokens, self._clock = learners, stream_tokens, clock
         self._waiting: list[TrainSample] = []
         self._num_tokens = 0
+        self.num_samples = 0
+        """All that were put."""
         self._last: asyncio.Task[None] | None = None
 
     def put(self, samples: Sequence[TrainSample]) -> None:
@@ -23,6 +26,7 @@ class Feeder:
         if self._last is not None and self._last.done():
             self._last.result()
         self._waiting.extend(samples)
+        self.num_samples += len(samples)
         self._num_tokens += sum(len(sample.response_ids) for sample in samples)
         if self._stream_tokens and self._num_tokens >= self._stream_tokens:
             self._flush()
@@ -50,8 +54,13 @@ class Feeder:
             self._last.cancel()
 
 
-def train_samples(group: RolloutGroup, computed: Advantages) -> list[TrainSample]:
-    """One sample per rollout that is to be trained on, its advantage on every token, its observations masked out."""
+def train_samples(
+    group: RolloutGroup, computed: Advantages, *, truncated: Literal["learn", "leave_out"] = "learn"
+) -> list[TrainSample]:
+    """One sample per rollout that is to be trained on, its advantage on every token, its observations masked out.
+
+    `truncated` says what becomes of responses cut off at the longest length.
+    """
     return [
         TrainSample(
             prompt_id=group.prompt.prompt_id,
@@ -63,5 +72,5 @@ def train_samples(group: RolloutGroup, computed: Advantages) -> list[TrainSample
             policy_version=one.rollout.policy_version,
         )
         for index, (one, value) in enumerate(zip(group.scored, computed.values, strict=True))
-        if index not in computed.dropped
+        if index not in computed.dropped and (truncated == "learn" or one.rollout.finish_reason != "length")
     ]

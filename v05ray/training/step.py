@@ -1,21 +1,25 @@
-"""One training step: priors, rollouts, gradients while they come, one update, its weights to the generators.
+"""One training step: priors, rollouts, gradients while they come, the update, its weights to the generators.
 
 stream.next_batch() --> values.predict --> scheduler.run(batch) ==> sealed groups, one by one
                                                 ||  each: estimator --> train samples --> learners.accumulate
                                                 \\/ (while other prompts still generate)
 learners.step --> weights(version) --> scheduler.load_weights
 group means --> support buffer; rollouts and decisions --> ledger
+
+Where a batch makes several updates, the learners get it whole, after its last group.
 """
 
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import asdict
 from random import Random
 from statistics import fmean
 from typing import Any
 
 from v05ray import advantages
 from v05ray.advantages import ESTIMATORS, Advantages, GroupView
+from v05ray.advantages.overlong import Overlong
 from v05ray.budget import RULES
 from v05ray.config import Config
 from v05ray.data.stream import PromptStream
@@ -56,6 +60,7 @@ class Stepper:
         self._stream, self._ledger, self._progress = stream, ledger, progress
         self._watchdog, self._disk = watchdog, disk
         self._estimator = advantages.build(config.advantage.name, **config.advantage.options)
+        self._overlong = Overlong.of(config.rewards.overlong_buffer, config.sampling.max_tokens)
         self._support = SupportBuffer(config.value.support_capacity)
         self._priors = Priors(config.value)
         self._sampling = config.sampling.draws()
@@ -96,12 +101,12 @@ class Stepper:
             greedy_reward="greedy" in self._estimator.needs,
         )
         with clock("step_rollout_and_learn"):
-            groups, computed = await self._roll_out_and_learn(batch, clock)
+            groups, computed, num_samples = await self._roll_out_and_learn(batch, clock)
         async with self._kept_aside_on_failure(step, groups, computed):
             check_failures(groups, self._config.rewards.max_error_fraction, step)
             carry_through()
             actor_metrics = {"actor/update_skipped": 1.0}
-            if any(self._counts(group) for group in groups):
+            if num_samples:
                 async with self._watchdog.stage("update", step, {"the learners": self._roles.learners}):
                     with clock("update_actor"):
                         actor_metrics = await self._roles.learners.step()
@@ -150,18 +155,20 @@ class Stepper:
 
     async def _roll_out_and_learn(
         self, batch: BatchRequest, clock: Stopwatch
-    ) -> tuple[list[RolloutGroup], dict[str, Advantages]]:
-        """All sealed groups in batch order, and their advantages by prompt id; the learners have seen all of them."""
+    ) -> tuple[list[RolloutGroup], dict[str, Advantages], int]:
+        """All sealed groups in batch order, their advantages by prompt id, and the number of their samples, all of
+        which the learners have seen."""
         groups: list[RolloutGroup] = []
         computed: dict[str, Advantages] = {}
         order = {prompt.prompt_id: index for index, prompt in enumerate(batch.prompts)}
-        streams = self._estimator.scope == "group" and self._config.learner.stream_tokens > 0
+        learner = self._config.learner
+        streams = self._estimator.scope == "group" and learner.stream_tokens > 0 and learner.one_update
         self._progress.batch_started(batch.step, len(batch.prompts))
         waiting = dict.fromkeys(order)
         asked = {"the scheduler": self._roles.scheduler, "the learners": self._roles.learners}
         kept = self._kept_aside_on_failure(batch.step, groups, computed)
         watched = self._watchdog.stage("draw, score and learn", batch.step, asked, prompts=waiting.keys())
-        async with kept, watched, Feeder(self._roles.learners, self._config.learner.stream_tokens, clock) as feeder:
+        async with kept, watched, Feeder(self._roles.learners, learner.stream_tokens * streams, clock) as feeder:
             with clock("gen"):
                 async for group in self._roles.scheduler.run(batch):
                     groups.append(group)
@@ -176,26 +183,35 @@ class Stepper:
             if not streams:
                 computed |= self._advantages(groups)
                 self._feed(groups, computed, feeder)
-        return groups, computed
+        return groups, computed, feeder.num_samples
 
     def _advantages(self, groups: Sequence[RolloutGroup]) -> dict[str, Advantages]:
         """By prompt id."""
-        computed = self._estimator.compute([GroupView.of(group) for group in groups])
+        computed = self._estimator.compute(self._views(groups))
         return {group.prompt.prompt_id: one for group, one in zip(groups, computed, strict=True)}
 
     def _feed(self, groups: Sequence[RolloutGroup], computed: Mapping[str, Advantages], feeder: Feeder) -> None:
         for group in groups:
             if self._counts(group):
-                feeder.put(train_samples(group, computed[group.prompt.prompt_id]))
+                feeder.put(
+                    train_samples(group, computed[group.prompt.prompt_id], truncated=self._config.learner.truncated)
+                )
+
+    def _views(self, groups: Sequence[RolloutGroup]) -> list[GroupView]:
+        """As the estimator sees them: with the punishment of long responses."""
+        views = [GroupView.of(group) for group in groups]
+        if self._overlong is None:
+            return views
+        return [self._overlong.punished(view) for view in views]
 
     def _counts(self, group: RolloutGroup) -> bool:
-        """Whether the group counts in the loss; a step in which none does leaves weights and optimiser as they are."""
+        """Whether the group counts in the loss; a step without any sample leaves weights and optimiser as they are."""
         return counts(self._config.learner.group_filter, group.rewards)
 
     def _remember(self, groups: Sequence[RolloutGroup]) -> None:
         """The run's own history, from which the next step's priors and baselines are made."""
         views = [GroupView.of(group) for group in groups]
-        self._estimator.observe(views)
+        self._estimator.observe(self._views(groups))
         if self._roles.values is not None:
             self._priors.observe({group.prompt.prompt_id: group.prior for group in groups if group.prior}, views)
         for group in groups:
@@ -210,6 +226,7 @@ class Stepper:
             "advantage": {"name": advantage.name, **ESTIMATORS.resolved(advantage.name, advantage.options)},
             "rule": {"name": rule.name, **RULES.resolved(rule.name, rule.options)},
             "priors": settings(self._config.value) if self._roles.values is not None else None,
+            "overlong": None if self._overlong is None else asdict(self._overlong),
             "halt_fraction": budget.halt_fraction,
             "dispatch_multiple": budget.dispatch_multiple,
             "mode": budget.mode,
@@ -234,6 +251,7 @@ class Stepper:
             {
                 **rollouts,
                 "v05/filtered_groups": float(sum(not self._counts(group) for group in groups)),
+                **self._length_metrics(groups),
                 **source_metrics(groups),
                 **{f"data/{name_part(name)}/epochs": passes for name, passes in self._stream.epochs.items()},
                 **prior_metrics(groups),
@@ -249,6 +267,18 @@ class Stepper:
                 "training/num_rollouts": float(self._state.totals.num_rollouts),
             },
         )
+
+    def _length_metrics(self, groups: Sequence[RolloutGroup]) -> dict[str, float]:
+        """What was done about long responses: only what the config asks for."""
+        rollouts = [one.rollout for group in groups for one in group.scored]
+        metrics: dict[str, float] = {}
+        if self._overlong is not None:
+            punishments = [self._overlong.punishment(rollout.num_tokens) for rollout in rollouts]
+            metrics["rewards/overlong_punishment/mean"] = fmean(punishments)
+        if self._config.learner.truncated == "leave_out":
+            left_out = sum(rollout.finish_reason == "length" for rollout in rollouts)
+            metrics["v05/truncated_left_out"] = float(left_out)
+        return metrics
 
 
 def _values(computed: Mapping[str, Advantages]) -> dict[str, tuple[float, ...]]:

@@ -9,20 +9,25 @@ from v05ray.config import LearnerConfig
 from v05ray.learning.environment import environment
 
 OPTIONS = {"learning_rate": 1e-2, "max_grad_norm": 0.5, "micro_batch_tokens": 64, "kl_coefficient": 0.2}
+CASES = {
+    **{str(stage): {"zero_stage": stage} for stage in (1, 2, 3)},
+    "several": {"zero_stage": 3, "mini_batch_prompts": 3, "epochs": 2},
+}
+"""What each learner has besides `OPTIONS`, by the name of its files."""
 STEPS = ((7, 0), (1, 1))
 """(number of prompts, seed) of two steps; the second is too small to keep two ranks equally busy."""
 
 
 def main(rank: int, world_size: int, port: int, folder: Path, out: Path) -> None:
-    """Two steps at each ZeRO stage; rank 0 writes metrics and weights, each the modules it imported."""
+    """Two steps of each case; rank 0 writes metrics and weights, each the modules it imported."""
     os.environ.update(environment(LearnerConfig()))
     from safetensors.torch import save_file
 
     from tests.e2e.learning.tiny import make_samples, model_config
     from v05ray.learning.learner import Learner
 
-    for zero_stage in (1, 2, 3):
-        config = LearnerConfig.model_validate({**OPTIONS, "zero_stage": zero_stage, "num_ranks": world_size})
+    for case, options in CASES.items():
+        config = LearnerConfig.model_validate({**OPTIONS, **options, "num_ranks": world_size})
         learner = Learner(rank, world_size, model_config(folder), config, seed=1)
         learner.setup("127.0.0.1", port)
         metrics = []
@@ -31,13 +36,13 @@ def main(rank: int, world_size: int, port: int, folder: Path, out: Path) -> None
             learner.accumulate(make_samples(1, seed + 10))
             metrics.append(learner.step())
         shares = [learner.logprobs(make_samples(*STEPS[0]), share_prefix=share) for share in (True, False)]
-        (out / f"logprobs{zero_stage}-{rank}.json").write_text(json.dumps(shares))
+        (out / f"logprobs{case}-{rank}.json").write_text(json.dumps(shares))
         weights = {name: tensor.clone() for name, tensor in learner.export_weights()}
-        learner.save(out / f"checkpoint{zero_stage}")
-        learner.load(out / f"checkpoint{zero_stage}")
+        learner.save(out / f"checkpoint{case}")
+        learner.load(out / f"checkpoint{case}")
         if rank == 0:
-            (out / f"metrics{zero_stage}.json").write_text(json.dumps(metrics))
-            save_file(weights, out / f"weights{zero_stage}.safetensors")
+            (out / f"metrics{case}.json").write_text(json.dumps(metrics))
+            save_file(weights, out / f"weights{case}.safetensors")
     (out / f"imported-{rank}.json").write_text(json.dumps(list(sys.modules)))
 
 

@@ -34,3 +34,29 @@ def test_sizes_that_have_no_mean_are_refused() -> None:
         normaliser("constant_length", BatchSize(5, 2), 0)
     with pytest.raises(ValueError, match="1 token"):
         token_weight("token_mean", 0)
+
+
+# Mini-batches of groups of 3 and 1 sequences and of 2, with token losses as follows; L = 4.
+MINI_BATCHES = (
+    ((1.0, 1.0), (2.0,), (3.0, 0.0, 0.0), (6.0, 6.0)),  # 19 over 8 tokens; means 1, 2, 1, 6; 19 over 4 sequences of 4
+    ((2.0, 2.0, 2.0, 2.0), (5.0,)),  # 13 over 5 tokens; means 2, 5; 13 over 2 sequences of 4
+)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected"),
+    [
+        ("token_mean", (19 / 8, 13 / 5)),
+        ("sequence_mean", (10 / 4, 7 / 2)),
+        ("constant_length", (19 / 16, 13 / 8)),
+    ],
+)
+def test_each_update_takes_the_mean_over_its_own_mini_batch_by_hand(
+    aggregation: Aggregation, expected: tuple[float, float]
+) -> None:
+    found = []
+    for sequences in MINI_BATCHES:
+        total = sum(token_weight(aggregation, len(losses)) * sum(losses) for losses in sequences)
+        size = BatchSize(sum(map(len, sequences)), len(sequences))
+        found.append(total / normaliser(aggregation, size, max_response_tokens=4))
+    assert found == pytest.approx(expected)

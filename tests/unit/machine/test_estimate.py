@@ -14,6 +14,15 @@ def test_a_step_takes_from_the_cold_start_alone_to_the_cap_of_every_prompt() -> 
     assert found.run_s == pytest.approx((64.0, 256.0))
 
 
+def test_learning_takes_longer_by_its_epochs_and_the_old_logprobs() -> None:
+    run, evaluation = {"num_steps": 10, "prompts_per_step": 8}, {"every": 0}
+    found = estimate(config(run=run, evaluation=evaluation, learner={"epochs": 3}), SPEED, num_eval=0)
+    # Four rollouts of .1 s each to draw; three epochs and a forward pass, a third of one, to learn from.
+    assert found.step_s[0] == pytest.approx(8 * 4 * 0.1 * (1 + 3 + 1 / 3))
+    halves = estimate(config(run=run, evaluation=evaluation, learner={"mini_batch_prompts": 4}), SPEED, num_eval=0)
+    assert halves.step_s[0] == pytest.approx(8 * 4 * 0.1 * (1 + 1 + 1 / 3))
+
+
 def test_evaluations_count_at_the_start_when_due_and_at_the_end() -> None:
     settings = {"run": {"num_steps": 25, "prompts_per_step": 8}, "evaluation": {"every": 10, "samples_per_prompt": 1}}
     found = estimate(config(**settings), SPEED, num_eval=50)

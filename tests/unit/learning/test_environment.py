@@ -1,17 +1,8 @@
 import subprocess
 import sys
 
-import pytest
-
 from v05ray.config import LearnerConfig
-from v05ray.learning.engine import warmup_factor
 from v05ray.learning.environment import environment
-
-
-def test_warmup_by_hand() -> None:
-    assert [warmup_factor(4)(update) for update in range(6)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
-    assert [warmup_factor(0)(update) for update in range(2)] == [1, 1]
-    assert [warmup_factor(1)(update) for update in range(2)] == [1, 1]
 
 
 def test_environment_is_for_the_device() -> None:
