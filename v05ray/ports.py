@@ -5,7 +5,7 @@ on Ray actors (`actors/`) and on in-process fakes (the tests). All work is async
 synchronous.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,8 +174,11 @@ class LearnerGroup(Protocol):
         """[T] log-probabilities of each sample's response tokens under the current weights; changes nothing."""
         ...
 
-    async def step(self) -> dict[str, float]:
-        """The optimiser's update over everything accumulated, or several; returns the `actor/...` metrics."""
+    async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """The optimiser's update over everything accumulated, or several; returns the `actor/...` metrics.
+
+        Calls `updated` after each update but the last: a sign of progress where a batch takes long.
+        """
         ...
 
     async def abandon(self) -> None:
