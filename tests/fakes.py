@@ -296,8 +296,8 @@ class FakeLearner:
         self.pending.extend(samples)
         self.accumulated.append(tuple(samples))
 
-    async def step(self) -> dict[str, float]:
-        """Moves the weight; an empty accumulation moves nothing and still counts as a step."""
+    async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Moves the weight, in one update; an empty accumulation moves nothing and still counts as a step."""
         with self.given("learner rank 0", "step"):
             await asyncio.sleep(self.latency)
         firsts = sorted(s.advantages[0] for s in self.pending if s.advantages)

@@ -199,8 +199,11 @@ class LearnerGroup(Protocol):
         nothing."""
         ...
 
-    async def step(self) -> dict[str, float]:
-        """The optimiser's update over everything accumulated, or several; returns the `actor/...` metrics."""
+    async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """The optimiser's update over everything accumulated, or several; returns the `actor/...` metrics.
+
+        Calls `updated` after each update but the last: a sign of progress where a batch takes long.
+        """
         ...
 
     async def abandon(self) -> None:

@@ -28,8 +28,17 @@ NAMES = ["p0", "p1"]
 class Stub:
     """A learner rank or a value actor that may freeze."""
 
-    def __init__(self, frozen: bool) -> None:
-        self._frozen = frozen
+    def __init__(self, frozen: bool, num_updates: int = 1) -> None:
+        self._frozen, self._num_updates = frozen, num_updates
+
+    async def start_updates(self) -> int:
+        return self._num_updates
+
+    async def update(self) -> None:
+        self._num_updates -= 1
+
+    async def left(self) -> int:
+        return self._num_updates
 
     async def step(self) -> dict[str, float]:
         await self._work()
@@ -115,3 +124,11 @@ async def test_a_frozen_learner_rank_and_value_actor_are_named():
     (held,) = await until(values, "value-1")
     assert held.what == "prediction"
     asked.cancel()
+
+
+async def test_every_update_but_the_last_is_a_call_of_its_own_and_a_sign_of_progress():
+    ranks = [Stub.remote(False, 3) for _ in range(2)]
+    seen = []
+    assert await RayLearnerGroup(ranks, timeout_s=30.0).step(lambda: seen.append("updated")) == {}
+    assert seen == ["updated", "updated"]
+    assert [await rank.left.remote() for rank in ranks] == [1, 1]  # `step` makes the one that is left

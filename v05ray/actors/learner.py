@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +126,12 @@ class RayLearnerGroup:
         found = {index: logprobs for share in shares for index, logprobs in share.items()}
         return [found[index] for index in range(len(samples))]
 
-    async def step(self) -> dict[str, float]:
+    async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
         """One optimiser update, or several; rank 0's metrics, which are those of all."""
         # Call by call, so that a rank that stands still is found within one update's time.
         for _ in range((await self._all("start_updates"))[0] - 1):
             await self._all("update")
+            updated()
         return (await self._all("step"))[0]
 
     async def abandon(self) -> None:

@@ -256,7 +256,8 @@ class LearnerConfig(Section):
     clip_high: float = Field(default=0.2, gt=0)
     """The ratio's upper clip is 1 + clip_high."""
     dual_clip: float | None = Field(default=None, gt=1)
-    """Most that a token of negative advantage loses, in multiples of it (`ppo` alone); None means no bound."""
+    """Most that a token of negative advantage loses, in multiples of it (`ppo` alone; `clip_ratio_c` in verl); None
+    means no bound."""
     importance_cap: float | None = Field(default=2.0, gt=0)
     """Truncated importance weight min(pi_learner_old / pi_sampled, cap) per token; None switches it off."""
     aggregation: Aggregation = "token_mean"

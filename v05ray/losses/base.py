@@ -26,8 +26,8 @@ class LossInput:
     current_N: "Tensor"
     """Float. Under the weights that are differentiated: the only one with a gradient."""
     base_N: "Tensor"
-    """Float. What the ratio is taken against: the learner's weights before the update, or without an importance cap
-    the policy that drew the tokens."""
+    """Float. What the ratio is taken against: the learner's weights before the first update on the batch, or without an
+    importance cap the policy that drew the tokens."""
     sampled_N: "Tensor"
     """Float. Under the policy that drew the tokens, as the engine computed them."""
     advantages_N: "Tensor"

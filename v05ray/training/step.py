@@ -109,7 +109,7 @@ class Stepper:
             if num_samples:
                 async with self._watchdog.stage("update", step, {"the learners": self._roles.learners}):
                     with clock("update_actor"):
-                        actor_metrics = await self._roles.learners.step()
+                        actor_metrics = await self._roles.learners.step(self._watchdog.progressed)
             self._state.step = step
             with clock("update_weights"):
                 await self.publish()

@@ -15,7 +15,7 @@ class PlainUpdates(PlainLearner):
     def batch(self, mini_batches: Sequence[Sequence[TrainSample]], epochs: int, longest: int) -> dict[str, float]:
         """All updates of one batch; `longest` is the L of `constant_length`. Means over the tokens of all updates."""
         with torch.no_grad():
-            old = {id(sample): self.logprobs(sample) for one in mini_batches for sample in one}
+            old = {id(sample): self._base(sample) for one in mini_batches for sample in one}
         acted, moved, num_tokens, norms = 0.0, 0.0, 0, []
         for _ in range(epochs):
             for samples in mini_batches:
@@ -40,6 +40,10 @@ class PlainUpdates(PlainLearner):
             "actor/num_updates": len(norms),
         }
 
+    def _base(self, sample: TrainSample) -> Tensor:
+        """What the ratio is taken against: without a cap the engine."""
+        return torch.tensor(sample.logprobs) if self._config.importance_cap is None else self.logprobs(sample)
+
     def _weight(self, sample: TrainSample, samples: Sequence[TrainSample], longest: int) -> float:
         return {
             "token_mean": 1 / sum(len(one.response_ids) for one in samples),
@@ -55,8 +59,7 @@ class PlainUpdates(PlainLearner):
     def _token_losses(self, sample: TrainSample, logp: Tensor, old: Tensor) -> tuple[Tensor, Tensor]:
         """(loss, whether a bound acts), of each token."""
         config = self._config
-        assert config.importance_cap is not None
-        weight = (old - torch.tensor(sample.logprobs)).exp().clamp(max=config.importance_cap)
+        weight = (old - torch.tensor(sample.logprobs)).exp().clamp(max=config.importance_cap or 1.0)
         low, high, advantage = 1 - config.clip_low, 1 + config.clip_high, sample.advantages[0]
         ratio = (logp - old).exp()
         if config.policy_loss.name == "cispo":

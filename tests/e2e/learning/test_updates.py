@@ -95,6 +95,18 @@ def test_the_engines_mismatch_weighs_tokens_beside_the_clip(
     assert 0.02 < metrics["actor/clip_fraction"] < 0.9
 
 
+def test_without_a_cap_the_ratio_is_taken_against_the_engine(make_learner: MakeLearner, tied_folder: Path) -> None:
+    samples = drawn(tied_folder, 9, seed=3)
+    options = {"importance_cap": None, "mini_batch_prompts": 3}
+    _, exact = compared(make_learner, tied_folder, samples, options)
+    off = [
+        TrainSample(s.prompt_id, s.prompt_ids, s.response_ids, tuple(p - 0.05 for p in s.logprobs), s.advantages, 0)
+        for s in samples
+    ]
+    _, shifted = compared(make_learner, tied_folder, off, options)
+    assert shifted["actor/clip_fraction"] != exact["actor/clip_fraction"]
+
+
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
 def test_aggregation_is_of_the_mini_batch_with_groups_of_uneven_size(
     make_learner: MakeLearner, tied_folder: Path, aggregation: str

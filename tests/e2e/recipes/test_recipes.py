@@ -7,7 +7,7 @@ verifier processes, in and beside this process; scheduler, learner, trainer and 
 import asyncio
 import math
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class LocalLearners:
         found = self.rank.logprobs(samples, share_prefix=share_prefix)
         return [found[index] for index in range(len(samples))]
 
-    async def step(self) -> dict[str, float]:
+    async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
         return self.rank.step()
 
     async def abandon(self) -> None:

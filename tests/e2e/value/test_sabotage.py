@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -70,7 +70,7 @@ class Policy:
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
         self._pending.extend(samples)
 
-    async def step(self) -> dict[str, float]:
+    async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
         """One ascent along the mean over prompts of the group's mean A d log p / d logit."""
         by_prompt = {name: list(group) for name, group in itertools.groupby(self._pending, lambda s: s.prompt_id)}
         gradient = [0.0] * 5

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -232,7 +233,7 @@ async def test_a_step_that_does_not_fit_the_grace_is_given_up_and_nothing_of_it_
             if self.num_steps == 1:
                 await asyncio.sleep(30)
 
-        async def step(self) -> dict[str, float]:
+        async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
             first.leave_by(asyncio.get_running_loop().time() + 0.4)
             return await super().step()
 
@@ -261,7 +262,7 @@ async def test_a_step_that_does_not_fit_the_grace_is_given_up_and_nothing_of_it_
 
 async def test_what_was_scored_in_a_step_that_failed_is_kept_aside(tmp_path: Path):
     class Broken(FakeLearner):
-        async def step(self) -> dict[str, float]:
+        async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:
             raise RuntimeError("rank 1 is gone")
 
     with pytest.raises(RuntimeError, match="rank 1 is gone"):
