@@ -7,7 +7,7 @@ from typing import Any
 from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import held_by
 from v05ray.config import Config
-from v05ray.ports import BatchRequest, Generator, Held, RewardPool, Weights
+from v05ray.ports import BatchRequest, Generator, Held, RewardPool, UpdateReport, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.fleet import Seen
 from v05ray.scheduling.scaling import check_wanted
@@ -73,9 +73,9 @@ class SchedulerActor:
         """Rollouts outside any budget."""
         return await self._scheduler.draw(request)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves this version from now on."""
-        await self._scheduler.load_weights(weights)
+        return await self._scheduler.load_weights(weights)
 
     async def status(self) -> dict[str, float]:
         """Counters for metrics."""
@@ -127,9 +127,9 @@ class RayScheduler:
         """Rollouts outside any budget."""
         return await self.actor.draw.remote(request)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves this version from now on."""
-        await self.actor.load_weights.remote(weights)
+        return await self.actor.load_weights.remote(weights)
 
     async def status(self) -> dict[str, float]:
         """Counters for metrics, and every actor's memory."""

@@ -12,7 +12,7 @@ from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import held_by
 from v05ray.config import Config
 from v05ray.machine.layout import SCHEDULER_CPUS
-from v05ray.ports import Generator, Held, RewardPool, Weights
+from v05ray.ports import Generator, Held, RewardPool, UpdateReport, Weights
 from v05ray.scheduling.drawing import DrawingStatus
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
@@ -93,9 +93,9 @@ class ShardActor:
         """Ends a prompt's work."""
         await self._drawing.abort(prompt_id)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator of this shard."""
-        await self._drawing.load_weights(weights)
+        return await self._drawing.load_weights(weights)
 
     async def status(self) -> DrawingStatus:
         """This shard's."""
@@ -176,10 +176,10 @@ class RayShard:
         """Ends a prompt's work."""
         await _call(self._actor.abort, prompt_id)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator of the shard."""
         self._version = weights.version
-        await _call(self._actor.load_weights, weights)
+        return await _call(self._actor.load_weights, weights)
 
     async def status(self) -> DrawingStatus:
         """The shard's."""

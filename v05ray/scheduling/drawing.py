@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from v05ray.ports import Generator, Held, RewardPool, Weights
+from v05ray.ports import Generator, Held, RewardPool, UpdateReport, Weights
 from v05ray.scheduling.generators import GeneratorPool, Life
 from v05ray.scheduling.scaling import Load
 from v05ray.stopping.outstanding import WatchedRewards
@@ -27,6 +27,8 @@ class DrawingStatus:
     """Upper bound of the tokens the generators still have to process."""
     num_lost_draws: int
     num_restarts: int
+    num_barred: int
+    """Weight updates after which a generator served something else."""
     load: Load
     """For the scaling policy."""
 
@@ -65,7 +67,7 @@ class Drawing(Protocol):
         """Ends a prompt's work wherever it is; its draws must have been cancelled before."""
         ...
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves `weights` or is out of service until it does."""
         ...
 
@@ -116,14 +118,21 @@ class LocalDrawing:
         """Ends a prompt's work."""
         await self._pool.abort(prompt_id)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator of the pool."""
-        await self._pool.load_weights(weights)
+        return await self._pool.load_weights(weights)
 
     async def status(self) -> DrawingStatus:
         """The pool's."""
         pool = self._pool
-        return DrawingStatus(pool.lives(), pool.outstanding_tokens, pool.num_lost_draws, pool.num_restarts, pool.load())
+        return DrawingStatus(
+            pool.lives(),
+            pool.outstanding_tokens,
+            pool.num_lost_draws,
+            pool.num_restarts,
+            pool.num_barred,
+            pool.load(),
+        )
 
     async def waiting(self) -> Sequence[Held]:
         """The pool's draws and the verdicts."""

@@ -17,10 +17,11 @@ from enum import Enum
 from typing import Any
 
 from v05ray.errors import ConfigError, RunError
-from v05ray.ports import Generator, GeneratorLost, Held, Weights
+from v05ray.ports import Generator, GeneratorLost, Held, Served, UpdateReport, Weights
 from v05ray.scheduling.scaling import Load, LoadMeter
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.types import DrawRequest, Rollout
+from v05ray.weights import difference
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,9 @@ class GeneratorPool:
         self._version = 0
         self._meter = LoadMeter()
         self._given = Outstanding()
+        self._served: list[Served] = []
+        self._barred: list[str] = []
+        self.num_barred = 0
         self.num_lost_draws = 0
         self.num_restarts = 0
 
@@ -213,8 +217,8 @@ class GeneratorPool:
         with self._given(generator.generator_id, "abort", prompt_id=prompt_id):
             await asyncio.wait_for(generator.abort(prompt_id), self._draw_timeout_s)
 
-    async def load_weights(self, weights: Weights) -> None:
-        """Every replica serves `weights` or is out of service until it does.
+    async def load_weights(self, weights: Weights) -> UpdateReport:
+        """Every replica serves `weights`, as far as they are proved, or is out of service until it does.
 
         Returns when those that served have answered and one is READY: one that is on its way up is not waited for.
         """
@@ -230,6 +234,10 @@ class GeneratorPool:
                 )
             )
         self._require_hope()
+        report = UpdateReport(tuple(self._served), tuple(self._barred))
+        self._served.clear()
+        self._barred.clear()
+        return report
 
     async def close(self) -> None:
         """Ends what is going on; replicas themselves are ended by who made them."""
@@ -328,8 +336,11 @@ class GeneratorPool:
         try:
             loaded: int | None = None  # version 0 is loaded too, once it has been published
             while self._weights is not None and loaded != self._weights.version:
-                with self._given(replica.generator.generator_id, f"load of version {self._weights.version}"):
-                    loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
+                weights = self._weights
+                with self._given(replica.generator.generator_id, f"load of version {weights.version}"):
+                    served = await asyncio.wait_for(replica.generator.load_weights(weights), self._load_timeout_s)
+                self._require_proof(replica, weights, served)
+                loaded = served.version
         except (GeneratorLost, TimeoutError) as error:
             self._last_failure = _lost(error, f"a weight update took longer than {self._load_timeout_s:g} s")
             name = replica.generator.generator_id
@@ -343,6 +354,20 @@ class GeneratorPool:
         replica.num_failures = 0
         self._live(replica, Life.READY)  # at once: `load_weights` must find it READY, or still about to look
         await self._set(replica, Life.READY)
+
+    def _require_proof(self, replica: _Replica, weights: Weights, served: Served) -> None:
+        """Raises `GeneratorLost` where the replica serves something else than was sent."""
+        wrong = None if served.version == weights.version else f"it answered as version {served.version}"
+        if wrong is None and weights.proof is not None:
+            found = served.proof
+            wrong = difference(weights.proof, found, weights.tolerance_nats) if found else "it gave no proof"
+        if wrong is None:
+            self._served.append(served)
+            return
+        barred = f"{replica.generator.generator_id} does not serve version {weights.version}: {wrong}"
+        self.num_barred += 1
+        self._barred.append(f"{barred}; it is restarted")
+        raise GeneratorLost(barred)
 
     async def _refuse(self, replica: _Replica, error: ConfigError) -> None:
         """Another try would meet the same error, so the pool reports it to all that wait for it."""

@@ -7,13 +7,16 @@ alike. What a shard takes off it is every message about a rollout that is not fi
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from v05ray.ports import Generator, Held, Weights
+from v05ray.ports import Generator, Held, UpdateReport, Weights
 from v05ray.scheduling.drawing import Drawing, DrawingStatus
 from v05ray.scheduling.generators import NoGeneratorLeft
 from v05ray.scheduling.scaling import Load
 from v05ray.stopping.outstanding import ask_all
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
+
+T = TypeVar("T")
 
 ASK_S = 2.0
 """Below `outstanding.ASK_S`: who asks the scheduler must not take it for frozen because one of its shards is."""
@@ -73,10 +76,14 @@ class Shards:
         """Waits for every shard; one whose replicas are all lost gets no work, and only when all are it raises."""
         await self._on_all([load.shard.until_ready() for load in self._loads])
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every shard; one whose replicas are all lost gets no work, and only when all are it raises."""
         self._version = weights.version
-        await self._on_all([load.shard.load_weights(weights) for load in self._loads])
+        reports = await self._on_all([load.shard.load_weights(weights) for load in self._loads])
+        return UpdateReport(
+            tuple(served for report in reports for served in report.served),
+            tuple(barred for report in reports for barred in report.barred),
+        )
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """On the shard with least to do."""
@@ -115,6 +122,7 @@ class Shards:
             sum(part.outstanding_tokens for part in parts),
             sum(part.num_lost_draws for part in parts),
             sum(part.num_restarts for part in parts),
+            sum(part.num_barred for part in parts),
             Load.combined(part.load for part in parts),
         )
 
@@ -123,7 +131,8 @@ class Shards:
         roles = {f"scheduler shard {index}": load.shard for index, load in enumerate(self._loads)}
         return await ask_all(roles, within_s=self._ask_s)
 
-    async def _on_all(self, calls: Sequence[Awaitable[None]]) -> None:
+    async def _on_all(self, calls: Sequence[Awaitable[T]]) -> list[T]:
+        """The answers of those that still have a generator."""
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for load, answer in zip(self._loads, answers, strict=True):
             if isinstance(answer, NoGeneratorLeft):
@@ -131,6 +140,7 @@ class Shards:
             elif isinstance(answer, BaseException):
                 raise answer
         self._staffed()
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     def _lose(self, load: _Load, error: NoGeneratorLeft) -> None:
         """Nothing more goes to a shard without generators; raises when it was the last one."""

@@ -26,7 +26,7 @@ from v05ray.errors import RunError
 from v05ray.evaluation.responses import read_responses
 from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.ports import BatchRequest, Roles, Weights
+from v05ray.ports import BatchRequest, Roles, Served, Weights
 from v05ray.replay import Changes, replay
 from v05ray.scheduling.drawing import LocalDrawing
 from v05ray.scheduling.generators import GeneratorPool
@@ -395,9 +395,9 @@ async def test_a_verdict_that_does_not_come_is_named(tmp_path: Path):
 
 async def test_a_generator_that_does_not_load_the_weights_is_named(tmp_path: Path):
     class Deaf(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
+        async def load_weights(self, weights: Weights) -> Served:
             await asyncio.Event().wait()
-            return weights.version
+            return Served(weights.version)
 
     world = World(generator=Deaf({name: [1.0, -1.0] for name in NAMES}))
     with pytest.raises(Stalled, match=r"step 1, weights: .* waiting for g0 \(load of version 1 for \d s\)"):
