@@ -1,4 +1,4 @@
-"""One vLLM engine, called from one thread. Everything that knows vLLM is in this file, in `cpu_kernels` and `reading`.
+"""One vLLM engine, called from one thread. All that knows vLLM: this file, `cpu_kernels`, `reloading` and `reading`.
 
 What is not obvious about vLLM, each found by a test that failed without it:
 - On CPU, tied embeddings go stale: a reload leaves the packed output projection old (log-probs off by 0.4 to 1.2).
@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.errors import ConfigError
-from v05ray.generation.sharing import SharedBundle, mapped, shared
+from v05ray.generation.reloading import reload, reload_part, reload_recorded
+from v05ray.generation.sharing import shared
 from v05ray.lean_imports import lean_transformers, without
 from v05ray.models.huggingface import checkpoint_shapes, is_derived
 from v05ray.types import FinishReason, ProbeSequence, Sampling
-from v05ray.weights import Bucket, TensorEntry, check_names, unpack
+from v05ray.weights import Bucket, TensorEntry, check_names
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -191,11 +192,11 @@ class VllmCore:
         bundle = list(buckets)
         if self._in_parts:
             with shared(bundle) as there:
-                self._engine.collective_rpc(partial(_reload_part, bundle=there))
+                self._engine.collective_rpc(partial(reload_part, bundle=there))
         elif self._places is None:
-            (self._places,) = self._engine.collective_rpc(lambda worker: _reload_recorded(worker, bundle))
+            (self._places,) = self._engine.collective_rpc(lambda worker: reload_recorded(worker, bundle))
         else:
-            self._engine.collective_rpc(lambda worker: _reload(worker, bundle))
+            self._engine.collective_rpc(lambda worker: reload(worker, bundle))
         self._sent = {entry.name: entry for bucket in bundle for entry in bucket.entries}
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache of the old weights")
@@ -360,40 +361,6 @@ def _use_cpu_kernels(worker: Any) -> None:
     from v05ray.generation import cpu_kernels
 
     cpu_kernels.use_for(worker)
-
-
-def _reload(worker: Any, buckets: list[Bucket]) -> None:
-    """Runs inside vLLM's worker: the checkpoint's tensors through the loader that the model was loaded with."""
-    worker.reload_weights(weights_iterator=unpack(buckets))
-    _pack(worker)
-
-
-def _pack(worker: Any) -> None:
-    """Packs for the CPU's kernels what a reload has left as it was packed at the start."""
-    projection = getattr(worker.model_runner.get_model(), "lm_head", None)
-    method = getattr(projection, "quant_method", None)
-    if worker.device.type == "cpu" and method is not None:
-        # A tied projection: the reload does not pack it again.
-        method.process_weights_after_loading(projection)
-    if worker.device.type == "cpu":
-        for module in worker.model_runner.get_model().modules():
-            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
-            if kernel is not None:
-                kernel.fused_experts.process_weights_after_loading(module)
-
-
-def _reload_recorded(worker: Any, buckets: list[Bucket]) -> Mapping[str, Any]:
-    """The same, noting where each tensor goes; vLLM's loader decides that once and for all."""
-    from v05ray.generation.reading import Recorder
-
-    with Recorder(worker.model_runner.get_model(), unpack(buckets)) as recorder:
-        _reload(worker, buckets)
-    return recorder.places
-
-
-def _reload_part(worker: Any, bundle: SharedBundle) -> None:
-    """The same in a worker process; every weight's loader takes the slice that is this part's."""
-    _reload(worker, mapped(bundle))
 
 
 def _settle(worker: Any, log_file: Path | None, owner: int) -> None:

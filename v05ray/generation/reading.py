@@ -15,7 +15,7 @@ Legend: N outputs, K inputs of a linear layer, M rows of one product.
 
 import bisect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,8 @@ class Recorder(TorchDispatchMode):
         self._model = model
         self._sent = {tensor.data_ptr(): (name, tensor) for name, tensor in named if tensor.numel()}
         self._starts = sorted(self._sent)
-        self._owners: dict[int, tuple[str, str, Tensor]] | None = None
-        """By storage; the tensors are held, so that no later one gets the same storage."""
+        self._awaiting: dict[int, tuple[str, str, Tensor]] | None = None
+        """Parameters without memory, by storage; they are held, so that no later one gets the same storage."""
         self.places: dict[str, dict[Place, None]] = {name: {} for name, _ in self._sent.values()}
         """By name; a set in the order of the copies."""
 
@@ -92,19 +92,30 @@ class Recorder(TorchDispatchMode):
         found = self._find(source)
         if found is None:
             return
-        if self._owners is None:  # every layer awaits its weights by now
-            self._owners = {
-                tensor.untyped_storage()._cdata: (module_name, name, tensor)
-                for module_name, module in self._model.named_modules()
-                for name, tensor in (*module._parameters.items(), *module._buffers.items())
-                if tensor is not None
-            }
-        owner = self._owners.get(target.untyped_storage()._cdata)
+        name, start = found
+        part = View.of(source, start)
+        if not target.is_meta and any(place.part == part for place in self.places[name]):
+            return  # noted as it was counted
+        owner = self._owner(target)
         if owner is not None:
-            (name, start), (module, parameter, whole) = found, owner
+            module, parameter, whole = owner
             inside = View.of(target, int(whole.storage_offset()))
-            place = Place(module, parameter, tuple(whole.size()), inside, View.of(source, start))
-            self.places[name][place] = None  # a bias is copied by the count and once more
+            self.places[name][Place(module, parameter, tuple(whole.size()), inside, part)] = None
+
+    def _owner(self, target: Tensor) -> tuple[str, str, Tensor] | None:
+        """(module, parameter, the parameter itself) that this is a view of."""
+        storage = target.untyped_storage()._cdata
+        if not target.is_meta:  # such as biases, which have memory throughout
+            return next((one for one in self._tensors() if one[2].untyped_storage()._cdata == storage), None)
+        if self._awaiting is None:  # all layers await their weights by now
+            self._awaiting = {one[2].untyped_storage()._cdata: one for one in self._tensors() if one[2].is_meta}
+        return self._awaiting.get(storage)
+
+    def _tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        for module_name, module in self._model.named_modules():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    yield module_name, name, tensor
 
     def _find(self, source: Tensor) -> tuple[str, int] | None:
         """The tensor that this is a view of, and where in its storage it begins."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.e2e.generation.conftest import PROMPT, Reference, request
-from v05ray.generation import core
+from v05ray.generation import reloading
 from v05ray.generation.engine import Engine
 from v05ray.types import ProbeSequence, WeightsProof
 from v05ray.weights import AS_PROJECTION, Bucket, Receiver, Sender, checksum, difference, pack
@@ -121,7 +121,7 @@ async def test_a_tied_projection_left_stale_is_named_however_small_the_update(
 ):
     engine, reference = fresh
     with monkeypatch.context() as forgetful:
-        forgetful.setattr(core, "_pack", lambda worker: None)
+        forgetful.setattr(reloading, "pack_again", lambda worker: None)
         reference.perturb(1e-6, seed=1)  # far below what log-probabilities show
         await update(engine, reference)
         assert await found(engine, reference) == f"model.embed_tokens.weight{AS_PROJECTION} is not as sent"
