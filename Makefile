@@ -5,7 +5,7 @@
 # make check   format, lint, types, import rules, and whether the locks hold what their packages require
 # make format  format, and fix what the linter can
 # make setup   set everything up in .venv (PYTHON=... for another Python than the first that fits)
-# make chaos   a real tiny run under forty faults at random moments, compared with an undisturbed one (20 minutes)
+# make chaos   a real tiny run under 42 faults at random moments, compared with an undisturbed one (20 minutes)
 # make autoscaling   generators and nodes that come and go on Ray's autoscaler (five minutes)
 # make bench-env     TRL in an environment of its own, for python -m benchmarks.step_against_trl
 # make lock    write down what is installed in .venv as the lock of this kind of machine

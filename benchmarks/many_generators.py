@@ -36,7 +36,7 @@ from v05ray.config import Config
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import GeneratorLost, Roles, Weights
+from v05ray.ports import GeneratorLost, Roles, Served, Weights
 from v05ray.storage.checkpoint import Checkpoints
 from v05ray.training.driver import Trainer
 from v05ray.training.progress import Progress
@@ -62,10 +62,10 @@ class StubEngine:
     async def ready(self) -> None:
         """At once."""
 
-    async def load_weights(self, weights: Weights) -> int:
+    async def load_weights(self, weights: Weights) -> Served:
         """Fetches nothing."""
         self._version = weights.version
-        return self._version
+        return Served(self._version)
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """Every rollout after its own time; the request ends with its longest."""
@@ -114,7 +114,7 @@ class StubGenerator:
     async def abort(self, prompt_id: str) -> None:
         """Nothing is aborted when halts drain."""
 
-    async def load_weights(self, weights: Weights) -> int:
+    async def load_weights(self, weights: Weights) -> Served:
         """Serves the version from now on."""
         return await self._call("load_weights", weights)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 
-from v05ray.ports import GeneratorLost, PendingCall, RewardPool, Weights
+from v05ray.ports import GeneratorLost, PendingCall, RewardPool, Served, Weights
 from v05ray.seeding import rollout_seed
 from v05ray.stopping.outstanding import Outstanding
 from v05ray.training.progress import Progress
@@ -159,13 +159,13 @@ class FakeGenerator:
         """Noted; a cancelled draw has ended by itself."""
         self.aborted.append(prompt_id)
 
-    async def load_weights(self, weights: Weights) -> int:
-        """Serves the version from now on; draws in flight keep the old one."""
+    async def load_weights(self, weights: Weights) -> Served:
+        """Serves the version from now on; draws in flight keep the old one. Proves what it is asked for."""
         if self._lost.is_set():
             raise GeneratorLost(f"{self.generator_id} is gone")
         self.loaded.append(weights)
         self.version = weights.version
-        return self.version
+        return Served(self.version, weights.proof)
 
     def _rollout(self, request: DrawRequest, sample_index: int) -> Rollout:
         prompt_id, script = request.prompt_id, self.rewards[request.prompt_id]
@@ -282,7 +282,9 @@ class FakeLearner:
     """By how much `logprobs` is off at a position of a response, with and without shared prefixes."""
     given: Outstanding = field(default_factory=Outstanding)
 
-    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+    async def logprobs(
+        self, samples: Sequence[TrainSample], *, share_prefix: bool, temperature: float | None = None
+    ) -> list[list[float]]:
         """What the samples carry, and the scripted disagreement."""
         with self.given("learner rank 0", "logprobs"):
             await asyncio.sleep(self.latency)

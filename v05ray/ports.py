@@ -15,6 +15,7 @@ from v05ray.types import (
     DrawRequest,
     Observation,
     Prior,
+    ProbeSequence,
     Prompt,
     Rollout,
     RolloutGroup,
@@ -22,6 +23,7 @@ from v05ray.types import (
     ScoredRollout,
     SupportExample,
     TrainSample,
+    WeightsProof,
 )
 
 
@@ -35,6 +37,39 @@ class Weights:
     version: int
     payload: Any
     num_bytes: int
+    """What was put on its way for this version; a newcomer may have to fetch more."""
+    share_changed: float | None = None
+    """Share of the elements that differ from the version before, in [0, 1]; None where that was not compared."""
+    proof: WeightsProof | None = None
+    """What every generator has to show of this version; None where it is not asked for a proof."""
+    probe: tuple[ProbeSequence, ...] = ()
+    """What the proof's log-probabilities are of."""
+    tolerance_nats: float = 0.0
+    """Largest mean difference of these, in nats a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A generator's answer to a weight update."""
+
+    version: int
+    proof: WeightsProof | None = None
+    """Of what it serves now; None where the update asked for none."""
+    num_bytes: int = 0
+    """What it fetched."""
+    load_s: float = 0.0
+    """Seconds to fetch the weights and to put them in place."""
+    proof_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What a weight update took, and what came of its proofs; newcomers since the update before are counted too."""
+
+    served: tuple[Served, ...] = ()
+    """Every answer of a generator that serves the version."""
+    barred: tuple[str, ...] = ()
+    """One sentence for each generator that serves something else and was taken out of service."""
 
 
 class GeneratorLost(RuntimeError):
@@ -91,8 +126,8 @@ class Generator(Protocol):
         """Ends a prompt's unfinished rollouts; their callers get what there is."""
         ...
 
-    async def load_weights(self, weights: Weights) -> int:
-        """Serve a new version; returns it once every tensor is in place."""
+    async def load_weights(self, weights: Weights) -> Served:
+        """Serve a new version; answers once every tensor is in place, with a proof where `weights` asks for one."""
         ...
 
 
@@ -165,7 +200,7 @@ class Scheduler(Protocol):
         """Rollouts of one turn, outside any budget (evaluation), on whichever generator has least to do."""
         ...
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves this version from now on, or serves nothing."""
         ...
 
@@ -194,9 +229,13 @@ class LearnerGroup(Protocol):
         """Forward and backward, where a batch is one update: gradients add up until `step`. Else kept for `step`."""
         ...
 
-    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
-        """Log-probabilities of the tokens that `loss_mask` marks, of each sample, under the current weights; changes
-        nothing."""
+    async def logprobs(
+        self, samples: Sequence[TrainSample], *, share_prefix: bool, temperature: float | None = None
+    ) -> list[list[float]]:
+        """Log-probabilities of each sample's tokens that `loss_mask` marks, under the current weights; changes nothing.
+
+        At `temperature`, or at that of sampling.
+        """
         ...
 
     async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:

@@ -326,3 +326,23 @@ class StepReport:
     step: int
     policy_version: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSequence:
+    """A response whose log-probabilities prove a weight update: `ProbeSequence((1, 17, 9), (4, 2))`."""
+
+    prompt_ids: tuple[int, ...]
+    """[P]"""
+    response_ids: tuple[int, ...]
+    """[T]"""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsProof:
+    """One version of the weights, as the learners hold it or as a generator serves it."""
+
+    checksums: Mapping[str, int | None]
+    """Of every tensor, by its name in the model folder (`weights.checksum`); None where an engine cannot be read."""
+    logprobs: tuple[tuple[float, ...], ...] = ()
+    """[T] of each probe sequence's response, in nats, at temperature 1."""

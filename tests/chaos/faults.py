@@ -111,6 +111,11 @@ FAULTS = {
             "weight update fails", lambda world, run: world.sabotage("fail-load"), _logged(r"failed to load .*sabot")
         ),
         Fault(
+            "generator serves another weight",
+            lambda world, run: world.sabotage("change-weight"),
+            _noted(r"generator-\d+ does not serve version \d+: .*input_layernorm.weight is not as sent"),
+        ),
+        Fault(
             "generator's node taken",
             lambda world, run: world.take_node("generator"),
             _logged(_GENERATOR),

@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from tests.fakes import FakeGenerator
-from v05ray.ports import GeneratorLost, Weights
+from v05ray.ports import GeneratorLost, Served, Weights
 from v05ray.types import DrawRequest, Rollout
 
 
@@ -28,7 +28,7 @@ class StubEngine:
             os._exit(1)
         return await self._fake.draw(request)
 
-    async def load_weights(self, weights: Weights) -> int:
+    async def load_weights(self, weights: Weights) -> Served:
         await asyncio.gather(*weights.payload)
         return await self._fake.load_weights(weights)
 
@@ -66,7 +66,7 @@ class StubGenerator:
     async def abort(self, prompt_id: str) -> None:
         return None
 
-    async def load_weights(self, weights: Weights) -> int:
+    async def load_weights(self, weights: Weights) -> Served:
         return await self._call("load_weights", weights)
 
     async def _call(self, method: str, *arguments: Any) -> Any:

@@ -1,6 +1,7 @@
 """A generator actor: one vLLM engine in a process of its own, and the port that the pool draws through."""
 
 import asyncio
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -12,8 +13,9 @@ from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import fault, reason
 from v05ray.config import Config
 from v05ray.errors import ConfigError
-from v05ray.ports import GeneratorLost, Weights
+from v05ray.ports import GeneratorLost, Served, Weights
 from v05ray.types import DrawRequest, Rollout
+from v05ray.weights import Chains, Receiver
 
 
 class GeneratorActor:
@@ -23,6 +25,7 @@ class GeneratorActor:
         from v05ray.generation.engine import Engine
 
         end_with_parent()
+        self._receiver, self._keeps = Receiver(), config.weights.deltas(config.model.dtype)
         self._engine = Engine(config.model.path, config.generators, config.model, generator_id=generator_id)
 
     async def ready(self) -> None:
@@ -37,10 +40,18 @@ class GeneratorActor:
         """Ends a prompt's unfinished rollouts."""
         await self._engine.abort(prompt_id)
 
-    async def load_weights(self, weights: Weights) -> int:
-        """Fetches every bucket, then serves the version."""
-        buckets = await asyncio.gather(*weights.payload)
-        return await self._engine.load_weights(weights.version, buckets)
+    async def load_weights(self, weights: Weights) -> Served:
+        """Fetches what it lacks, then serves the version, and proves that where it is asked to."""
+        start = time.perf_counter()
+        chains: Chains = weights.payload
+        links = self._receiver.missing(chains)
+        fetched = [await asyncio.gather(*(link.reference for link in of_bucket)) for of_bucket in links]
+        buckets = self._receiver.assemble(chains, fetched, keep=self._keeps)
+        version = await self._engine.load_weights(weights.version, buckets)
+        loaded = time.perf_counter()
+        proof = await self._engine.prove(weights.probe) if weights.proof is not None else None
+        num_bytes = sum(link.num_bytes for of_bucket in links for link in of_bucket)
+        return Served(version, proof, num_bytes, loaded - start, time.perf_counter() - loaded)
 
     async def stats(self) -> dict[str, float]:
         """Memory, live requests, version."""
@@ -103,8 +114,8 @@ class RayGenerator:
         """Ends a prompt's unfinished rollouts."""
         await self._call("abort", prompt_id)
 
-    async def load_weights(self, weights: Weights) -> int:
-        """Serves the version from now on; returns it once every tensor is in place."""
+    async def load_weights(self, weights: Weights) -> Served:
+        """Serves the version from now on, once every tensor is in place."""
         return await self._call("load_weights", weights)
 
     async def _call(self, method: str, *arguments: Any) -> Any:

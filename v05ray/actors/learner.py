@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.placement_group import PlacementGroup
@@ -16,7 +16,11 @@ from v05ray.config import Config
 from v05ray.errors import ConfigError
 from v05ray.ports import PendingCall, RoleLost, Weights
 from v05ray.stopping.outstanding import Outstanding
-from v05ray.types import TrainSample
+from v05ray.types import TrainSample, WeightsProof
+from v05ray.weights import Sender, checksum, pack
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SETUP_TIMEOUT_S = 1200.0
 """Longest start of the gang, where `learner.timeout_s` is shorter: processes, libraries and the model are loaded."""
@@ -32,6 +36,8 @@ class LearnerActor:
 
         learner = config.learner
         end_with_parent()
+        self._config = config
+        self._sender = Sender(config.weights.deltas(config.model.dtype))
         self._learner = Learner(
             rank,
             learner.num_ranks,
@@ -57,9 +63,11 @@ class LearnerActor:
         """Forward and backward on this rank's share."""
         self._learner.accumulate(samples)
 
-    def logprobs(self, samples: Sequence[TrainSample], share_prefix: bool) -> dict[int, list[float]]:
+    def logprobs(
+        self, samples: Sequence[TrainSample], share_prefix: bool, temperature: float | None
+    ) -> dict[int, list[float]]:
         """Log-probabilities of this rank's share."""
-        return self._learner.logprobs(samples, share_prefix=share_prefix)
+        return self._learner.logprobs(samples, share_prefix=share_prefix, temperature=temperature)
 
     def start_updates(self) -> int:
         """How many updates are to be made of what was accumulated."""
@@ -77,15 +85,25 @@ class LearnerActor:
         """Ends the work, so that it can be saved as it was after the last step."""
         self._learner.abandon()
 
-    def put_weights(self, version: int) -> tuple[list[Any], int]:
-        """(object references of the packed buckets, bytes) on rank 0; (nothing, 0) on the others, which only gather."""
-        from v05ray.weights import pack
+    def put_weights(self, version: int) -> Weights:
+        """On rank 0 the packed buckets, or what changed of them, in the object store; the others only gather."""
+        proves = self._config.weights.proves(version, self._learner.num_parameters)
+        checksums: dict[str, int | None] = {}
 
-        references, num_bytes = [], 0
-        for bucket in pack(self._learner.export_weights(), version=version):
-            references.append(ray.put(bucket))
-            num_bytes += bucket.num_bytes
-        return references, num_bytes
+        def named() -> "Iterator[tuple[str, Tensor]]":
+            for name, tensor in self._learner.export_weights():
+                if proves:
+                    checksums[name] = checksum(tensor)
+                yield name, tensor
+
+        self._sender.begin()
+        sent = []
+        for bucket in pack(named(), version=version):
+            part = self._sender.link(bucket)
+            sent.append((part, ray.put(part)))
+        num_bytes = sum(part.num_bytes for part, _ in sent)
+        proof = WeightsProof(checksums) if checksums else None
+        return Weights(version, self._sender.chains(sent), num_bytes, self._sender.share_changed, proof)
 
     def save(self, folder: Path) -> None:
         """The state of this rank."""
@@ -120,9 +138,11 @@ class RayLearnerGroup:
         """Forward and backward; every rank takes its own share of the samples."""
         await self._all("accumulate", ray.put(list(samples)))
 
-    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+    async def logprobs(
+        self, samples: Sequence[TrainSample], *, share_prefix: bool, temperature: float | None = None
+    ) -> list[list[float]]:
         """Of every sample, in order, put together from the ranks' shares."""
-        shares = await self._all("logprobs", ray.put(list(samples)), share_prefix)
+        shares = await self._all("logprobs", ray.put(list(samples)), share_prefix, temperature)
         found = {index: logprobs for share in shares for index, logprobs in share.items()}
         return [found[index] for index in range(len(samples))]
 
@@ -140,8 +160,7 @@ class RayLearnerGroup:
 
     async def weights(self, version: int) -> Weights:
         """Packed into the object store by rank 0."""
-        references, num_bytes = (await self._all("put_weights", version))[0]
-        return Weights(version, references, num_bytes)
+        return (await self._all("put_weights", version))[0]
 
     async def save(self, folder: Path) -> None:
         """Every rank's state."""

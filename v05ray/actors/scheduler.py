@@ -8,7 +8,7 @@ from typing import Any
 from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import pending_at
 from v05ray.config import Config
-from v05ray.ports import BatchRequest, Generator, PendingCall, RewardPool, Weights
+from v05ray.ports import BatchRequest, Generator, PendingCall, RewardPool, UpdateReport, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.scaling import check_wanted
 from v05ray.scheduling.snapshot import PoolSnapshot
@@ -74,9 +74,9 @@ class SchedulerActor:
         """Rollouts outside any budget, on the generator with least to do."""
         return await self._scheduler.draw(request)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves this version from now on."""
-        await self._scheduler.load_weights(weights)
+        return await self._scheduler.load_weights(weights)
 
     async def status(self) -> dict[str, float]:
         """Counters for the step's metrics: generators ready, draws lost, what the rule has learned."""
@@ -126,9 +126,9 @@ class RayScheduler:
         """Rollouts outside any budget, on the generator with least to do."""
         return await self.actor.draw.remote(request)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves this version from now on."""
-        await self.actor.load_weights.remote(weights)
+        return await self.actor.load_weights.remote(weights)
 
     async def status(self) -> dict[str, float]:
         """Counters for the step's metrics: generators ready, draws lost, what the rule has learned."""

@@ -12,7 +12,7 @@ from v05ray.actors.lifeline import end_with_parent
 from v05ray.actors.loss import pending_at
 from v05ray.config import Config
 from v05ray.machine.layout import SCHEDULER_CPUS
-from v05ray.ports import Generator, PendingCall, RewardPool, Weights
+from v05ray.ports import Generator, PendingCall, RewardPool, UpdateReport, Weights
 from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
@@ -92,9 +92,9 @@ class ShardActor:
         """Ends a prompt's work on every generator of this shard."""
         await self._pool.abort(prompt_id)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator of this shard serves `weights`, or is out of service until it does."""
-        await self._pool.load_weights(weights)
+        return await self._pool.load_weights(weights)
 
     async def snapshot(self) -> PoolSnapshot:
         """The state of this shard's generators."""
@@ -175,10 +175,10 @@ class RayShard:
         """Ends a prompt's work on every generator of this shard."""
         await _call(self._actor.abort, prompt_id)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator of this shard serves `weights`, or is out of service until it does."""
         self._version = weights.version
-        await _call(self._actor.load_weights, weights)
+        return await _call(self._actor.load_weights, weights)
 
     async def snapshot(self) -> PoolSnapshot:
         """The state of this shard's generators."""

@@ -44,6 +44,7 @@ def print_outcome(config: Config, outcome: "Outcome") -> None:
             peak_bytes=outcome.peak_bytes,
             sources=source_rows(folder.path),
             verdicts=state.totals.verdicts,
+            updates=str(state.updates),
             places={
                 "model": str(folder.model),
                 "ledger": f"{folder.ledger}/rollouts-*.parquet, decisions-*.parquet; v05ray replay {folder.path}",

@@ -6,7 +6,14 @@
 
 from pydantic import model_validator
 
-from v05ray.config.roles import GeneratorsConfig, LearnerConfig, PublishedValueConfig, RewardsConfig, ValueConfig
+from v05ray.config.roles import (
+    GeneratorsConfig,
+    LearnerConfig,
+    PublishedValueConfig,
+    RewardsConfig,
+    ValueConfig,
+    WeightsConfig,
+)
 from v05ray.config.run import (
     BudgetConfig,
     ClusterConfig,
@@ -42,6 +49,7 @@ __all__ = [
     "TrackingConfig",
     "ValueConfig",
     "VerifierSpec",
+    "WeightsConfig",
 ]
 
 
@@ -61,6 +69,7 @@ class Config(Section):
     value: ValueConfig = ValueConfig()
     rewards: RewardsConfig = RewardsConfig()
     learner: LearnerConfig = LearnerConfig()
+    weights: WeightsConfig = WeightsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -89,6 +89,36 @@ class GeneratorsConfig(Section):
         return self
 
 
+PROVED_EACH_BELOW = 1_000_000_000
+"""Parameters below which every update is proved by default."""
+PROVED_SELDOM = 16
+"""Of larger models one update in this many is proved by default."""
+
+
+class WeightsConfig(Section):
+    """How new weights go from the learners to the generators, and how their arrival is proved."""
+
+    send: Literal["auto", "delta", "full"] = "auto"
+    """What travels: `delta`, only the elements that changed in `model.dtype` (and whole buckets where that would not
+    pay), for which rank 0 and every generator hold the weights once more in host memory; or `full`. `auto`: `delta` in
+    bfloat16, in which small learning rates leave most elements as they are, `full` in float32, in which none stays."""
+    verify_every: int | None = Field(default=None, ge=0)
+    """After one weight update in this many each generator proves what it serves: a checksum of every tensor, and the
+    log-probabilities of a few fixed responses (within `model.agreement_nats`). One that differs is named, taken out of
+    service and restarted. 0: never. None: each update of models below 1e9 parameters, every 16th of larger ones."""
+
+    def proves(self, version: int, num_parameters: int) -> bool:
+        """Whether the update to this version is proved; version 0 is, unless none is."""
+        every = self.verify_every
+        if every is None:
+            every = 1 if num_parameters < PROVED_EACH_BELOW else PROVED_SELDOM
+        return every > 0 and version % every == 0
+
+    def deltas(self, dtype: str) -> bool:
+        """Whether what is unchanged stays at home."""
+        return self.send == "delta" or (self.send == "auto" and dtype == "bfloat16")
+
+
 class PublishedValueConfig(Section):
     """Where V0's published weights lie; they are gated, and TabPFN 2.5's are for non-commercial use."""
 

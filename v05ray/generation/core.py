@@ -1,4 +1,4 @@
-"""One vLLM engine, called from one thread. Everything that knows vLLM is in this file.
+"""One vLLM engine, called from one thread. All that knows vLLM: this file, `cpu_kernels`, `reloading` and `reading`.
 
 What is not obvious about vLLM, each found by a test that failed without it:
 - On CPU, tied embeddings go stale: a reload leaves the packed output projection old (log-probs off by 0.4 to 1.2).
@@ -19,7 +19,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.errors import ConfigError
-from v05ray.generation.sharing import SharedBundle, mapped, shared
+from v05ray.generation.reloading import reload, reload_part, reload_recorded
+from v05ray.generation.sharing import shared
 from v05ray.lean_imports import lean_transformers, without
 from v05ray.models.huggingface import checkpoint_shapes, is_derived
-from v05ray.types import FinishReason, Sampling
-from v05ray.weights import Bucket, check_names, unpack
+from v05ray.types import FinishReason, ProbeSequence, Sampling
+from v05ray.weights import Bucket, TensorEntry, check_names
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -59,6 +60,8 @@ class Output:
     finish_reason: FinishReason
     text: str | None = None
     """Up to the stop text that ended it, or through it, special tokens and all; None where none ended it."""
+    given_logprobs: tuple[float, ...] = ()
+    """[T] of the response that a probe was given; empty for what is drawn."""
 
 
 class VllmCore:
@@ -110,6 +113,11 @@ class VllmCore:
             raise ConfigError(f"vLLM cannot serve model.path {model_path}: {_first_reason(error)}") from error
         self._tokenizer = self._engine.get_tokenizer()
         self._internal_ids: dict[str, str] = {}
+        self._probed: dict[str, int] = {}
+        """Prompt tokens of every probe in flight."""
+        self._sent: dict[str, TensorEntry] = {}
+        """Of the version that is served, once one was loaded."""
+        self._places: Mapping[str, Any] | None = None
         self._closed = False
         self._in_parts = generators.tensor_parallel > 1
         if self._in_parts:
@@ -131,6 +139,26 @@ class VllmCore:
         except (ValueError, VLLMValidationError) as error:  # a bad request; anything else is a broken engine
             raise ConfigError(f"the engine refused a request with {sampling}: {error}") from error
 
+    def add_probe(self, request_id: str, sequence: ProbeSequence) -> None:
+        """Queues a response that is given, for its log-probabilities at temperature 1 (`Output.given_logprobs`).
+
+        It is computed as a prompt is, and never from the prefix cache. Raises `ConfigError` as `add` does.
+        """
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        token_ids = [*sequence.prompt_ids, *sequence.response_ids]
+        wanted = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, logprobs=0, detokenize=False)
+        wanted.output_kind = RequestOutputKind.FINAL_ONLY
+        try:
+            self._internal_ids[request_id] = self._engine.add_request(
+                request_id, TokensPrompt(prompt_token_ids=token_ids), wanted
+            )
+        except ValueError as error:
+            raise ConfigError(f"the engine refused a probe of {len(token_ids)} tokens: {error}") from error
+        self._probed[request_id] = len(sequence.prompt_ids)
+
     def step(self) -> list[Output]:
         """One batch; returns the requests that ended with it."""
         return [self._output(finished) for finished in self._engine.step() if finished.finished]
@@ -141,6 +169,7 @@ class VllmCore:
         states = self._engine.output_processor.request_states
         for request_id in request_ids:
             internal_id = self._internal_ids.pop(request_id)
+            self._probed.pop(request_id, None)
             # vLLM forgets an aborted request silently, so its tokens are read before.
             state = states[internal_id]
             token_ids = tuple(state.detokenizer.output_token_ids) if state.detokenizer else ()
@@ -163,11 +192,33 @@ class VllmCore:
         bundle = list(buckets)
         if self._in_parts:
             with shared(bundle) as there:
-                self._engine.collective_rpc(partial(_reload_part, bundle=there))
+                self._engine.collective_rpc(partial(reload_part, bundle=there))
+        elif self._places is None:
+            (self._places,) = self._engine.collective_rpc(lambda worker: reload_recorded(worker, bundle))
         else:
-            self._engine.collective_rpc(lambda worker: _reload(worker, bundle))
+            self._engine.collective_rpc(lambda worker: reload(worker, bundle))
+        self._sent = {entry.name: entry for bucket in bundle for entry in bucket.entries}
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache of the old weights")
+
+    def checksums(self) -> dict[str, int | None]:
+        """Of what is served, read back (see `reading`), by the names of the version loaded last; before one, empty.
+
+        None for what cannot be read. That is everything where the model is split: each part has slices of its own.
+        """
+        if self._places is None:
+            return dict.fromkeys(self._sent)
+        places, sent = self._places, self._sent
+
+        def read(worker: Any) -> dict[str, int | None]:
+            from v05ray.generation.reading import Reader
+
+            shapes = {name: entry.shape for name, entry in sent.items()}
+            dtype = next(iter(sent.values())).dtype
+            return Reader(worker.model_runner.get_model(), places, shapes, dtype).checksums(tied=self._tied)
+
+        (found,) = self._engine.collective_rpc(read)
+        return found
 
     def decode(self, output: Output) -> str:
         """Text without special tokens, cut where a stop text ended it. May be called from any one other thread."""
@@ -208,7 +259,15 @@ class VllmCore:
             _sampled_logprobs(token_ids, completion.logprobs),
             completion.finish_reason,
             text=completion.text if isinstance(completion.stop_reason, str) else None,
+            given_logprobs=self._given_logprobs(finished),
         )
+
+    def _given_logprobs(self, finished: Any) -> tuple[float, ...]:
+        num_prompt_tokens = self._probed.pop(finished.request_id, None)
+        if num_prompt_tokens is None:
+            return ()
+        token_ids = finished.prompt_token_ids[num_prompt_tokens:]
+        return _sampled_logprobs(token_ids, finished.prompt_logprobs[num_prompt_tokens:])
 
 
 def _check_build(generators: GeneratorsConfig) -> None:
@@ -302,26 +361,6 @@ def _use_cpu_kernels(worker: Any) -> None:
     from v05ray.generation import cpu_kernels
 
     cpu_kernels.use_for(worker)
-
-
-def _reload(worker: Any, buckets: list[Bucket]) -> None:
-    """Runs inside vLLM's worker: the checkpoint's tensors through the loader that the model was loaded with."""
-    worker.reload_weights(weights_iterator=unpack(buckets))
-    projection = getattr(worker.model_runner.get_model(), "lm_head", None)
-    method = getattr(projection, "quant_method", None)
-    if worker.device.type == "cpu" and method is not None:
-        # A tied projection was packed for the CPU's kernels at the start; the reload does not pack it again.
-        method.process_weights_after_loading(projection)
-    if worker.device.type == "cpu":
-        for module in worker.model_runner.get_model().modules():
-            kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
-            if kernel is not None:
-                kernel.fused_experts.process_weights_after_loading(module)
-
-
-def _reload_part(worker: Any, bundle: SharedBundle) -> None:
-    """The same in a worker process; every weight's loader takes the slice that is this part's."""
-    _reload(worker, mapped(bundle))
 
 
 def _settle(worker: Any, log_file: Path | None, owner: int) -> None:

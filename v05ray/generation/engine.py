@@ -27,7 +27,7 @@ import psutil
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.errors import ConfigError
 from v05ray.generation.parts import check_parts
-from v05ray.types import DrawRequest, Rollout, Sampling, Turn
+from v05ray.types import DrawRequest, ProbeSequence, Rollout, Sampling, Turn, WeightsProof
 from v05ray.weights import Bucket, WeightsError, check_bundle
 
 if TYPE_CHECKING:
@@ -48,6 +48,10 @@ class Core(Protocol):
     def step(self) -> "list[Output]": ...  # noqa: D102
 
     def abort(self, request_ids: Iterable[str]) -> "list[Output]": ...  # noqa: D102
+
+    def add_probe(self, request_id: str, sequence: ProbeSequence) -> None: ...  # noqa: D102
+
+    def checksums(self) -> dict[str, int | None]: ...  # noqa: D102
 
     def check(self, buckets: Iterable[Bucket]) -> None: ...  # noqa: D102
 
@@ -107,6 +111,7 @@ class Engine:
         self._names = itertools.count()
         self._draws: set[_Draw] = set()
         self._live: dict[str, tuple[_Draw, int]] = {}
+        self._probes: dict[str, Future[tuple[float, ...]]] = {}
         self._commands: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._end_lock = threading.Lock()
         self._dead: EngineDead | None = None
@@ -166,6 +171,16 @@ class Engine:
         """
         bundle = check_bundle(buckets, version=version)
         return await self._do(lambda: self._load(version, bundle))
+
+    async def prove(self, probe: Sequence[ProbeSequence] = ()) -> WeightsProof:
+        """What is served now: a checksum of every tensor, as far as it can be read back, and the probe's log-probs.
+
+        Raises `ConfigError` for a sequence that cannot be served, `WeightsError` where the weights change meanwhile.
+        """
+        checksums = await self._do(lambda: self._running.checksums())
+        waiting: list[Future[tuple[float, ...]]] = [_running_future() for _ in probe]
+        await self._do(lambda: self._begin_probes(probe, waiting))
+        return WeightsProof(checksums, tuple(await asyncio.gather(*map(asyncio.wrap_future, waiting))))
 
     def lose(self) -> None:
         """Ends the engine, which has lost a part of itself; for the core's use, from any thread."""
@@ -260,7 +275,7 @@ class Engine:
         """Runs all that is queued, and waits for more while there is nothing to generate; False means stop."""
         while True:
             try:
-                command = self._commands.get(block=not self._live)
+                command = self._commands.get(block=not self._live and not self._probes)
             except queue.Empty:
                 return True
             if command is None:
@@ -289,9 +304,22 @@ class Engine:
         self._draws.add(draw)
         self._live |= added
 
+    def _begin_probes(self, probe: Sequence[ProbeSequence], waiting: "Sequence[Future[tuple[float, ...]]]") -> None:
+        names = [str(next(self._names)) for _ in probe]
+        for index, (name, sequence) in enumerate(zip(names, probe, strict=True)):
+            try:
+                self._running.add_probe(name, sequence)
+            except ConfigError:
+                self._running.abort(names[:index])
+                raise
+        self._probes |= zip(names, waiting, strict=True)
+
     def _hand_out(self, outputs: "Iterable[Output]") -> None:
         now = time.perf_counter()
         for output in outputs:
+            if output.request_id in self._probes:
+                self._probes.pop(output.request_id).set_result(output.given_logprobs)
+                continue
             draw, position = self._live.pop(output.request_id)
             draw.ended[position] = (output, now - draw.accepted_s)
             self._num_tokens += len(output.token_ids)
@@ -313,8 +341,11 @@ class Engine:
 
     def _load(self, version: int, bundle: Sequence[Bucket]) -> int:
         self._running.check(bundle)
-        self._running.abort(list(self._live))
+        self._running.abort([*self._live, *self._probes])
         self._live.clear()
+        for waiting in self._probes.values():
+            waiting.set_exception(WeightsError(f"version {version} came while an earlier one was being proved"))
+        self._probes.clear()
         try:
             self._running.load(bundle)
         except Exception as error:
@@ -332,7 +363,7 @@ class Engine:
         """Every waiting caller and every later one gets the reason; those that wait for the start get its own error."""
         with self._end_lock:
             self._dead = reason
-        pending = [draw.future for draw in self._draws]
+        pending = [*(draw.future for draw in self._draws), *self._probes.values()]
         while not self._commands.empty():
             command = self._commands.get()
             if command is not None:
@@ -344,6 +375,7 @@ class Engine:
                 future.set_exception(reason)
         self._draws.clear()
         self._live.clear()
+        self._probes.clear()
 
 
 def _memory(process: psutil.Process, *, with_children: bool) -> int:

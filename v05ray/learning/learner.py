@@ -216,12 +216,21 @@ class Learner:
             self._sums += torch.stack([sums[name].double() for name in SUMS])
 
     @torch.no_grad()
-    def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> dict[int, list[float]]:
+    def logprobs(
+        self, samples: Sequence[TrainSample], *, share_prefix: bool, temperature: float | None = None
+    ) -> dict[int, list[float]]:
         """Collective, and with the same samples on every rank. Changes nothing.
 
-        This rank's share: index of the sample -> log-probability of each sampled token (see `loss_mask`), at the
-        sampling temperature. `share_prefix` as in the config, or not.
+        This rank's share: index of the sample -> log-probability of each sampled token (see `loss_mask`), at
+        `temperature` (None: that of sampling). `share_prefix` as in the config, or not.
         """
+        self._policy.temperature = self._temperature if temperature is None else temperature
+        try:
+            return self._logprobs(samples, share_prefix=share_prefix)
+        finally:
+            self._policy.temperature = self._temperature
+
+    def _logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> dict[int, list[float]]:
         index = {id(sample): i for i, sample in enumerate(samples)}
         budget = self._config.micro_batch_tokens
         shares = plan(samples, self._world_size, budget, share_prefix=share_prefix, compute_all=True)
@@ -317,6 +326,11 @@ class Learner:
     def rss(self) -> int:
         """Resident memory of this process, in bytes."""
         return psutil.Process().memory_info().rss
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the policy; tied ones once."""
+        return sum(_num_elements(group) for group in self._names.groups())
 
     def export_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Collective: every rank iterates to the end, rank 0 alone gets something.

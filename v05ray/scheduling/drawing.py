@@ -8,7 +8,7 @@ draws alone, and still decides by itself, so any number of shards gives the same
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from v05ray.ports import Generator, PendingCall, Weights
+from v05ray.ports import Generator, PendingCall, UpdateReport, Weights
 from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
 
@@ -50,7 +50,7 @@ class Drawing(Protocol):
         """Ends a prompt's work wherever it is; its draws must have been cancelled before."""
         ...
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves `weights` or is out of service until it does."""
         ...
 

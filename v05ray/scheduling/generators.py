@@ -19,11 +19,12 @@ from typing import Any
 
 from v05ray.environments import SingleTurn, play_out
 from v05ray.errors import ConfigError, RunError
-from v05ray.ports import Environment, Generator, GeneratorLost, PendingCall, RewardPool, Weights
+from v05ray.ports import Environment, Generator, GeneratorLost, PendingCall, RewardPool, Served, UpdateReport, Weights
 from v05ray.scheduling.scaling import WorkMeter
 from v05ray.scheduling.snapshot import PoolSnapshot, ReplicaState
 from v05ray.stopping.outstanding import Outstanding, WatchedRewards
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
+from v05ray.weights import difference
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,9 @@ class GeneratorPool:
         self._environment = make_environment(self._rewards)
         self._num_lost_draws = 0
         self._num_restarts = 0
+        self._served: list[Served] = []
+        self._barred: list[str] = []
+        self._num_barred = 0
 
     @property
     def version(self) -> int:
@@ -110,7 +114,8 @@ class GeneratorPool:
     async def snapshot(self) -> PoolSnapshot:
         """Every replica's state, the work so far and the losses."""
         states = {name: replica.state for name, replica in self._replicas.items()}
-        return PoolSnapshot(self._meter.read(), states, self._version, self._num_lost_draws, self._num_restarts)
+        counts = self._num_lost_draws, self._num_restarts, self._num_barred
+        return PoolSnapshot(self._meter.read(), states, self._version, *counts)
 
     async def waiting(self) -> Sequence[PendingCall]:
         """Calls that replicas have not answered (draws, weight updates, their starts), and verdicts that are out."""
@@ -217,8 +222,8 @@ class GeneratorPool:
         with self._given(generator.generator_id, "abort", prompt_id=prompt_id):
             await asyncio.wait_for(generator.abort(prompt_id), self._draw_timeout_s)
 
-    async def load_weights(self, weights: Weights) -> None:
-        """Every replica serves `weights` or is out of service until it does.
+    async def load_weights(self, weights: Weights) -> UpdateReport:
+        """Every replica serves `weights`, as far as they are proved, or is out of service until it does.
 
         Returns when those that served have answered and one is READY: one that is on its way up is not waited for.
         """
@@ -235,6 +240,10 @@ class GeneratorPool:
                 )
             )
         self._require_hope()
+        report = UpdateReport(tuple(self._served), tuple(self._barred))
+        self._served.clear()
+        self._barred.clear()
+        return report
 
     async def close(self) -> None:
         """Cancels starts and weight updates; the actors themselves are ended by the part that started them."""
@@ -335,8 +344,11 @@ class GeneratorPool:
         try:
             loaded: int | None = None  # version 0 is loaded too, once it has been published
             while self._weights is not None and loaded != self._weights.version:
-                with self._given(replica.generator.generator_id, f"load of version {self._weights.version}"):
-                    loaded = await asyncio.wait_for(replica.generator.load_weights(self._weights), self._load_timeout_s)
+                weights = self._weights
+                with self._given(replica.generator.generator_id, f"load of version {weights.version}"):
+                    served = await asyncio.wait_for(replica.generator.load_weights(weights), self._load_timeout_s)
+                self._require_proof(replica, weights, served)
+                loaded = served.version
         except (GeneratorLost, TimeoutError) as error:
             self._last_failure = _lost(error, f"a weight update took longer than {self._load_timeout_s:g} s")
             name = replica.generator.generator_id
@@ -350,6 +362,20 @@ class GeneratorPool:
         replica.num_failures = 0
         self._mark(replica, ReplicaState.READY)  # at once: `load_weights` must find it READY, or still about to look
         await self._set(replica, ReplicaState.READY)
+
+    def _require_proof(self, replica: _Replica, weights: Weights, served: Served) -> None:
+        """Raises `GeneratorLost` where the replica serves something else than was sent."""
+        wrong = None if served.version == weights.version else f"it answered as version {served.version}"
+        if wrong is None and weights.proof is not None:
+            found = served.proof
+            wrong = difference(weights.proof, found, weights.tolerance_nats) if found else "it gave no proof"
+        if wrong is None:
+            self._served.append(served)
+            return
+        barred = f"{replica.generator.generator_id} does not serve version {weights.version}: {wrong}"
+        self._num_barred += 1
+        self._barred.append(f"{barred}; it is restarted")
+        raise GeneratorLost(barred)
 
     async def _refuse(self, replica: _Replica, error: ConfigError) -> None:
         """Another try would meet the same error, so the pool reports it to all that wait for it."""

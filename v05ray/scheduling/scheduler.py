@@ -13,7 +13,7 @@ from typing import Any
 
 from v05ray import budget
 from v05ray.config import BudgetConfig
-from v05ray.ports import BatchRequest, PendingCall, Weights
+from v05ray.ports import BatchRequest, PendingCall, UpdateReport, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.seeding import rollout_seed
 from v05ray.types import (
@@ -70,9 +70,9 @@ class RolloutScheduler:
         """Rollouts outside any budget, on the generator with least to do."""
         return await self._drawing.draw(request)
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every generator serves this version from now on, or serves nothing."""
-        await self._drawing.load_weights(weights)
+        return await self._drawing.load_weights(weights)
 
     async def status(self) -> dict[str, float]:
         """Counters for the step's metrics: generators ready, draws lost, what the rule has learned."""
@@ -82,6 +82,7 @@ class RolloutScheduler:
             "v05/generators_total": float(pool.num_present),
             "v05/lost_draws": float(pool.num_lost_draws),
             "v05/generator_restarts": float(pool.num_restarts),
+            "weights/barred": float(pool.num_barred),
             "v05/aborted_rollouts": float(self._num_aborted),
             **self._rule.metrics(),
         }

@@ -7,13 +7,16 @@ alike. A shard takes from the scheduler every message about a rollout that is no
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
-from v05ray.ports import Generator, PendingCall, Weights
+from v05ray.ports import Generator, PendingCall, UpdateReport, Weights
 from v05ray.scheduling.drawing import Drawing
 from v05ray.scheduling.generators import NoGeneratorLeft
 from v05ray.scheduling.snapshot import PoolSnapshot
 from v05ray.stopping.outstanding import pending_calls
 from v05ray.types import DrawRequest, Prompt, Rollout, ScoredRollout
+
+T = TypeVar("T")
 
 REPLY_S = 2.0
 """Below `outstanding.REPLY_S`, so that a frozen shard does not make the scheduler look frozen."""
@@ -73,10 +76,14 @@ class Shards:
         """Waits for every shard; one whose replicas are all lost gets no work, and only when all are it raises."""
         await self._on_all([part.shard.until_ready() for part in self._parts])
 
-    async def load_weights(self, weights: Weights) -> None:
+    async def load_weights(self, weights: Weights) -> UpdateReport:
         """Every shard; one whose replicas are all lost gets no work, and only when all are it raises."""
         self._version = weights.version
-        await self._on_all([part.shard.load_weights(weights) for part in self._parts])
+        reports = await self._on_all([part.shard.load_weights(weights) for part in self._parts])
+        return UpdateReport(
+            tuple(served for report in reports for served in report.served),
+            tuple(barred for report in reports for barred in report.barred),
+        )
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         """The rollouts, not scored, from the shard with the least outstanding tokens per generator."""
@@ -117,7 +124,8 @@ class Shards:
         roles = {f"scheduler shard {index}": part.shard for index, part in enumerate(self._parts)}
         return await pending_calls(roles, within_s=self._reply_s)
 
-    async def _on_all(self, calls: Sequence[Awaitable[None]]) -> None:
+    async def _on_all(self, calls: Sequence[Awaitable[T]]) -> list[T]:
+        """The answers of those that still have a generator."""
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for part, answer in zip(self._parts, answers, strict=True):
             if isinstance(answer, NoGeneratorLeft):
@@ -125,6 +133,7 @@ class Shards:
             elif isinstance(answer, BaseException):
                 raise answer
         self._staffed()
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     def _lose(self, part: _Part, error: NoGeneratorLeft) -> None:
         """Nothing more goes to a shard without generators; raises when it was the last one."""

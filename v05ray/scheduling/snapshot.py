@@ -37,6 +37,8 @@ class PoolSnapshot:
     """Rollouts lost with a generator and drawn again, since the start."""
     num_restarts: int = 0
     """Since the start."""
+    num_barred: int = 0
+    """Weight updates after which a replica served something else, since the start."""
     manual_target: int | None = None
     """Generators that `v05ray scale` asked for since the last snapshot; only the scheduler knows it."""
 
@@ -60,4 +62,5 @@ class PoolSnapshot:
             version,
             sum(part.num_lost_draws for part in parts),
             sum(part.num_restarts for part in parts),
+            sum(part.num_barred for part in parts),
         )

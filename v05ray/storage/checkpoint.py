@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "run.silence_s",
     "run.stall_s",
     "generators.*",
+    "weights.*",
     "value.pool_size",
     "value.max_pool_size",
     "value.target_backlog_s",

@@ -37,13 +37,15 @@ class Agreement:
     mean: float
     largest: float
     num_tokens: int
+    samples: tuple[TrainSample, ...] = ()
+    """What it was measured on; later weight updates are proved on some of them."""
 
     @classmethod
-    def of(cls, differences: Sequence[float]) -> "Agreement":
+    def of(cls, differences: Sequence[float], samples: Sequence[TrainSample] = ()) -> "Agreement":
         """From the differences of all tokens, at least one."""
         # A NaN has to win, and max() lets it win only where it comes first.
         largest = max(differences, key=lambda one: one if one == one else float("inf"))
-        return cls(fmean(differences), largest, len(differences))
+        return cls(fmean(differences), largest, len(differences), tuple(samples))
 
     def metrics(self) -> dict[str, float]:
         """`actor/agreement_nats` (mean) and `actor/agreement_nats_max`, in nats a token."""
@@ -71,7 +73,7 @@ async def check_agreement(
     samples = await _draw(config, prompts, draw)
     shares = config.learner.share_prefix
     differences = await _differences(samples, learners, share_prefix=shares)
-    found, limit = Agreement.of(_flat(differences)), bound(config.model)
+    found, limit = Agreement.of(_flat(differences), samples), bound(config.model)
     if found.mean <= limit:
         return found
     part = ""

@@ -28,6 +28,7 @@ from v05ray.storage.checkpoint import Checkpoints
 from v05ray.training.agreement import check_agreement
 from v05ray.training.metrics import Stopwatch
 from v05ray.training.progress import Progress
+from v05ray.training.proving import make_probe
 from v05ray.training.run_state import RunState
 from v05ray.training.samples import write_samples
 from v05ray.training.step import Stepper
@@ -119,6 +120,7 @@ class Trainer:
         asked = {"the scheduler": roles.scheduler, "the learners": roles.learners}
         async with self._watchdog.stage("agreement", step, asked):
             found = await check_agreement(self._config, self._prompts, roles.scheduler.draw, roles.learners)
+        self._steps.probe = make_probe(found.samples, self._config.model.max_length)
         roles.tracker.log_metrics(found.metrics(), step)
         self._progress.note(f"learner and engine agree: {found}")
 

@@ -205,6 +205,8 @@ class Summary:
     """A row for each source of prompts, where there are several."""
     verdicts: Mapping[str, int] = field(default_factory=dict)
     """By kind, over the whole run."""
+    updates: str = ""
+    """Of the weights: how many, what travelled, how many proofs."""
 
 
 _STAGES = {
@@ -232,6 +234,7 @@ def summary_table(summary: Summary) -> str:
         ("response tokens", f"{summary.num_response_tokens:,}"),
         *summary.sources,
         *((("verdicts", counts_shown(summary.verdicts)),) if summary.verdicts else ()),
+        *((("weight updates", summary.updates),) if summary.updates else ()),
         *((f"time: {_STAGES.get(stage, stage)}", f"{spent:.1f} s") for stage, spent in summary.seconds.items()),
         ("time: start to end", duration(summary.wall_s)),
         ("peak memory", f"{summary.peak_bytes / 2**30:.1f} GiB"),

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from v05ray.training.metrics import Totals
+from v05ray.training.proving import UpdateTotals
 
 
 @dataclass
@@ -18,6 +19,8 @@ class RunState:
     """By stage, over the whole run."""
     curve: list[dict[str, float]] = field(default_factory=list)
     """Held-out metrics: one entry per evaluation, with its `step`."""
+    updates: UpdateTotals = field(default_factory=UpdateTotals)
+    """Weight updates so far."""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -29,3 +32,4 @@ class RunState:
         self.totals = Totals(**state["totals"])
         self.seconds = dict(state["seconds"])
         self.curve = [dict(entry) for entry in state["curve"]]
+        self.updates = UpdateTotals.of(state.get("updates"))

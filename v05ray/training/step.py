@@ -36,8 +36,9 @@ from v05ray.tracking.naming import name_part
 from v05ray.training.feeding import Feeder, train_samples
 from v05ray.training.metrics import Stopwatch, memory_metrics, prior_metrics, rollout_metrics, source_metrics
 from v05ray.training.progress import Progress
+from v05ray.training.proving import update_metrics, with_probe
 from v05ray.training.run_state import RunState
-from v05ray.types import Prior, Prompt, RolloutGroup, StepReport, SupportExample
+from v05ray.types import Prior, ProbeSequence, Prompt, RolloutGroup, StepReport, SupportExample
 
 
 class Stepper:
@@ -66,6 +67,10 @@ class Stepper:
         self._sampling = config.sampling.draws()
         self.last_groups: Sequence[RolloutGroup] = ()
         """Of the step done last."""
+        self.probe: tuple[ProbeSequence, ...] = ()
+        """What weight updates are proved on; none before learner and engine were compared."""
+        self._update: Mapping[str, float] = {}
+        """Metrics of the last weight update."""
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -124,11 +129,17 @@ class Stepper:
         return self._report(groups, values, actor_metrics, clock, status)
 
     async def publish(self) -> None:
-        """The learners' weights to the generators, as the version of the last step done."""
+        """The learners' weights to the generators, as the version of the last step done; asks for proofs of them."""
         version, roles = self._state.step, self._roles
         asked = {"the learners": roles.learners, "the scheduler": roles.scheduler}
         async with self._watchdog.stage("weights", version, asked):
-            await roles.scheduler.load_weights(await roles.learners.weights(version))
+            weights = await roles.learners.weights(version)
+            weights = await with_probe(self._config, weights, self.probe, roles.learners)
+            report = await roles.scheduler.load_weights(weights)
+        for barred in report.barred:
+            self._progress.note(barred)
+        self._update = update_metrics(weights, report)
+        self._state.updates.add(weights, report)
 
     async def _raw_priors(self, prompts: Sequence[Prompt], step: int, first_rate: float | None) -> Sequence[Prior]:
         if self._roles.values is None:
@@ -260,6 +271,7 @@ class Stepper:
                 **actor_metrics,
                 **status,
                 **memory_metrics(self._roles.memory_mib()),
+                **self._update,
                 **clock.metrics(),
                 "perf/total_num_tokens": float(tokens),
                 "perf/throughput": tokens / clock.seconds["gen"],

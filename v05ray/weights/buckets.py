@@ -42,9 +42,14 @@ class TensorEntry:
     """In bytes from the start of the bucket."""
 
     @property
+    def num_elements(self) -> int:
+        """Product of the shape."""
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
         """Length of the tensor's data."""
-        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+        return self.num_elements * ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
-"""Put on a run's PYTHONPATH, makes the next weight update of a generator raise once there is a file `fail-load` in the
-folder that `V05RAY_SABOTAGE` names."""
+"""Put on a run's PYTHONPATH, damages the next weight update of a generator once there is a file in the folder that
+`V05RAY_SABOTAGE` names: with `fail-load` it raises, with `change-weight` one element of what it serves is wrong."""
 
 import importlib.abc
 import importlib.machinery
@@ -32,13 +32,27 @@ class _Sabotage(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         load_weights = module.Engine.load_weights
 
         async def sometimes_failing(engine, version, buckets):
-            try:
-                (Path(os.environ["V05RAY_SABOTAGE"]) / "fail-load").unlink()
-            except FileNotFoundError:
-                return await load_weights(engine, version, buckets)
-            raise RuntimeError(f"bucket 0 of version {version} does not fit the model (sabotage)")
+            if _asked("fail-load"):
+                raise RuntimeError(f"bucket 0 of version {version} does not fit the model (sabotage)")
+            loaded = await load_weights(engine, version, buckets)
+            if _asked("change-weight"):
+                await engine._do(lambda: engine._core._engine.collective_rpc(_change_weight))
+            return loaded
 
         module.Engine.load_weights = sometimes_failing
+
+
+def _asked(name: str) -> bool:
+    try:
+        (Path(os.environ["V05RAY_SABOTAGE"]) / name).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _change_weight(worker) -> None:
+    model = worker.model_runner.get_model()
+    model.model.layers[0].input_layernorm.weight.data[3] *= 1.001
 
 
 if "V05RAY_SABOTAGE" in os.environ:

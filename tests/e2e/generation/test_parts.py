@@ -15,13 +15,14 @@ import pytest
 
 from tests.e2e.generation.conftest import GENERATORS, Reference, request
 from tests.e2e.generation.test_logprobs import worst_error
+from tests.e2e.generation.test_proof import PROBE
 from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.errors import ConfigError
 from v05ray.generation.engine import Engine, EngineDead
 from v05ray.generation.environment import environment
 from v05ray.generation.sharing import NAME
 from v05ray.models import tiny
-from v05ray.weights import pack
+from v05ray.weights import difference, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -64,6 +65,12 @@ async def test_two_parts_draw_what_one_does_before_and_after_an_update(
     after = await engine.draw(asked)
     assert {r.policy_version for r in after} == {1}
     assert worst_error(after, reference) <= 1e-4
+    # No part has a whole tensor to checksum; the probe covers all of them.
+    proof, sent = await engine.prove(PROBE), expected(reference)
+    assert proof.checksums == dict.fromkeys(sent.checksums)
+    assert difference(sent, proof, 1e-4) is None
+    reference.perturb(0.1, seed=6)
+    assert "log-probabilities differ" in str(difference(expected(reference), proof, 1e-3))
     assert engine.stats()["rss_bytes"] > sum(part.memory_info().rss for part in workers())
 
     engine.close()

@@ -28,8 +28,8 @@ from v05ray.learning.loading import load_policy  # noqa: E402
 from v05ray.learning.names import FolderNames  # noqa: E402
 from v05ray.learning.policy import Policy, arguments  # noqa: E402
 from v05ray.models.huggingface import checkpoint_shapes  # noqa: E402
-from v05ray.types import DrawRequest, Rollout, Sampling, TrainSample  # noqa: E402
-from v05ray.weights import pack  # noqa: E402
+from v05ray.types import DrawRequest, ProbeSequence, Rollout, Sampling, TrainSample, WeightsProof  # noqa: E402
+from v05ray.weights import checksum, difference, pack  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 PROMPT = tuple(range(10, 50))
@@ -47,6 +47,14 @@ def worst(policy: Policy, rollouts: list[Rollout], *, share_prefix: bool) -> flo
     ]
     batch = collate(make_rows(samples, 1 << 20, share_prefix=share_prefix), "token_mean")
     return (policy(*arguments(batch))[0] - batch.sampled_N).abs().max().item()
+
+
+@torch.no_grad()
+def logprobs(policy: Policy, probe: ProbeSequence) -> tuple[float, ...]:
+    zeros = (0.0,) * len(probe.response_ids)
+    sample = TrainSample("p", probe.prompt_ids, probe.response_ids, zeros, zeros, 1)
+    batch = collate(make_rows([sample], 1 << 20, share_prefix=False), "token_mean")
+    return tuple(policy(*arguments(batch))[0].tolist())
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -80,6 +88,14 @@ async def test_learner_and_engine_agree_before_and_after_an_update(name: str, tm
         assert {rollout.policy_version for rollout in after} == {1}
         assert worst(policy, after, share_prefix=True) <= NATS
         assert worst(policy, after, share_prefix=False) <= NATS
+
+        probe = ProbeSequence(PROMPT, after[0].token_ids)
+        served = await engine.prove([probe])
+        policy.temperature = 1.0
+        expected = WeightsProof({key: checksum(tensor) for key, tensor in sent}, (logprobs(policy, probe),))
+        assert difference(expected, served, NATS) is None
+        unread = {key for key, found in served.checksums.items() if found is None}
+        assert unread == {key for key, _ in sent if ".experts." in key}
     finally:
         engine.close()
 

@@ -22,7 +22,7 @@ from v05ray.job.config_files import load_config
 from v05ray.job.preflight import Prepared, make_stream, prepare
 from v05ray.learning.learner import Learner
 from v05ray.ledger import LedgerReader, LedgerWriter
-from v05ray.ports import GeneratorLost, PendingCall, Roles, Weights
+from v05ray.ports import GeneratorLost, PendingCall, Roles, Served, Weights
 from v05ray.rewards.pool import VerifierPool
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
@@ -58,8 +58,8 @@ class LocalGenerator:
     async def abort(self, prompt_id: str) -> None:
         await self.engine.abort(prompt_id)
 
-    async def load_weights(self, weights: Weights) -> int:
-        return await self.engine.load_weights(weights.version, weights.payload)
+    async def load_weights(self, weights: Weights) -> Served:
+        return Served(await self.engine.load_weights(weights.version, weights.payload))
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,10 @@ class LocalLearners:
     async def accumulate(self, samples: Sequence[TrainSample]) -> None:
         self.rank.accumulate(samples)
 
-    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
-        found = self.rank.logprobs(samples, share_prefix=share_prefix)
+    async def logprobs(
+        self, samples: Sequence[TrainSample], *, share_prefix: bool, temperature: float | None = None
+    ) -> list[list[float]]:
+        found = self.rank.logprobs(samples, share_prefix=share_prefix, temperature=temperature)
         return [found[index] for index in range(len(samples))]
 
     async def step(self, updated: Callable[[], None] = lambda: None) -> dict[str, float]:

@@ -23,7 +23,7 @@ from v05ray.config import Config, ValueConfig
 from v05ray.data.stream import PromptSource, PromptStream
 from v05ray.job.config_files import make_config
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import PendingCall, Roles, Weights
+from v05ray.ports import PendingCall, Roles, Served, Weights
 from v05ray.scheduling.generators import GeneratorPool
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.storage.checkpoint import Checkpoints
@@ -85,7 +85,9 @@ class Policy:
         self._pending.clear()
         return {}
 
-    async def logprobs(self, samples: Sequence[TrainSample], *, share_prefix: bool) -> list[list[float]]:
+    async def logprobs(
+        self, samples: Sequence[TrainSample], *, share_prefix: bool, temperature: float | None = None
+    ) -> list[list[float]]:
         return [list(sample.logprobs) for sample in samples]  # one policy, so the sampled ones
 
     async def abandon(self) -> None:
@@ -132,9 +134,9 @@ class CoinGenerator:
 
     async def abort(self, prompt_id: str) -> None: ...
 
-    async def load_weights(self, weights: Weights) -> int:
+    async def load_weights(self, weights: Weights) -> Served:
         self._version, self._logits = weights.version, weights.payload
-        return self._version
+        return Served(self._version)
 
     async def draw(self, request: DrawRequest) -> list[Rollout]:
         p = rate(self._logits[int(request.prompt_id[0]) - 1])

@@ -16,7 +16,7 @@ from v05ray.config import GeneratorsConfig, ModelConfig
 from v05ray.errors import ConfigError
 from v05ray.generation.core import Output
 from v05ray.generation.engine import Engine, EngineDead
-from v05ray.types import DrawRequest, Sampling
+from v05ray.types import DrawRequest, ProbeSequence, Sampling, WeightsProof
 from v05ray.weights import Bucket, WeightsError, pack
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -33,6 +33,7 @@ class ScriptedCore:
     fail_step: Exception | None = None
     refused_seed: int | None = None
     live: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
+    probes: dict[str, ProbeSequence] = field(default_factory=dict)
     served: int = 0
     closed: bool = False
     pause_at: int | None = None
@@ -48,6 +49,14 @@ class ScriptedCore:
         self.num_added += 1
         self.live[request_id] = (seed, [])
 
+    def add_probe(self, request_id: str, sequence: ProbeSequence) -> None:
+        if not sequence.response_ids:
+            raise ConfigError("a probe of no tokens")
+        self.probes[request_id] = sequence
+
+    def checksums(self) -> dict[str, int | None]:
+        return {"w": self.served}
+
     def step(self) -> list[Output]:
         self.num_steps += 1
         if self.num_steps == self.pause_at:
@@ -58,10 +67,17 @@ class ScriptedCore:
         for _, tokens in self.live.values():
             tokens.append(self.served)
         ended = [name for name, (seed, tokens) in self.live.items() if len(tokens) == seed]
-        return [self._take(name, aborted=False) for name in ended]
+        probed = [
+            Output(name, (0,), (-9.0,), "length", given_logprobs=tuple(-0.1 * token for token in one.response_ids))
+            for name, one in self.probes.items()
+        ]
+        self.probes.clear()
+        return [*probed, *(self._take(name, aborted=False) for name in ended)]
 
     def abort(self, request_ids: Iterable[str]) -> list[Output]:
-        return [self._take(name, aborted=True) for name in request_ids]
+        for name in (names := list(request_ids)):
+            self.probes.pop(name, None)
+        return [self._take(name, aborted=True) for name in names if name in self.live]
 
     def _take(self, name: str, *, aborted: bool) -> Output:
         tokens = tuple(self.live.pop(name)[1])
@@ -73,6 +89,7 @@ class ScriptedCore:
 
     def load(self, buckets: Iterable[Bucket]) -> None:
         assert not self.live
+        assert not self.probes
         if self.fail_load is not None:
             raise self.fail_load
         self.served = next(iter(buckets)).version
@@ -279,3 +296,18 @@ async def test_a_lost_part_ends_an_engine_that_waits(engine: Engine):
     with pytest.raises(EngineDead, match="a worker process ended by itself"):
         await engine.draw(ask("p", 1))
     engine.lose()  # says nothing: it has ended
+
+
+async def test_a_proof_is_of_what_is_served_beside_draws_that_go_on(engine: Engine):
+    drawing = asyncio.create_task(engine.draw(ask("p", FOREVER)))
+    await live(engine, 1)
+    await engine.load_weights(3, bundle(3))
+    proof = await engine.prove([ProbeSequence((1, 2), (5, 6)), ProbeSequence((1,), (7,))])
+    assert proof == WeightsProof({"w": 3}, ((-0.5, pytest.approx(-0.6)), (pytest.approx(-0.7),)))
+    assert not drawing.done()
+    assert engine.stats()["live_requests"] == 1
+    with pytest.raises(ConfigError, match="no tokens"):
+        await engine.prove([ProbeSequence((1,), (2,)), ProbeSequence((1,), ())])
+    await engine.abort("p")
+    await drawing
+    assert (await engine.prove()).logprobs == ()

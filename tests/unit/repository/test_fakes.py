@@ -49,7 +49,7 @@ async def test_a_version_loaded_meanwhile_does_not_touch_draws_in_flight():
     generator = fakes.FakeGenerator({"p1": [1]}, latency=0.02)
     drawing = asyncio.create_task(generator.draw(fakes.make_request(prompt, [0])))
     await asyncio.sleep(0.005)
-    assert await generator.load_weights(Weights(3, None, 0)) == 3
+    assert (await generator.load_weights(Weights(3, None, 0))).version == 3
     assert [r.policy_version for r in await drawing] == [0]
     assert [r.policy_version for r in await generator.draw(fakes.make_request(prompt, [0]))] == [3]
 

@@ -1,14 +1,16 @@
 import asyncio
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from tests.fakes import FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.errors import ConfigError
-from v05ray.ports import GeneratorLost, Weights
-from v05ray.scheduling.generators import MAX_ATTEMPTS, GeneratorPool, NoGeneratorLeft, PoolExhausted
+from v05ray.ports import GeneratorLost, Served, Weights
+from v05ray.scheduling.generators import MAX_ATTEMPTS, MAX_RESTARTS, GeneratorPool, NoGeneratorLeft, PoolExhausted
 from v05ray.scheduling.snapshot import ReplicaState
+from v05ray.types import WeightsProof
 
 REWARDS = {f"p{i}": [1.0, -1.0] for i in range(8)}
 
@@ -148,7 +150,7 @@ async def test_new_weights_wait_for_no_replica_on_the_way_up_and_a_newcomer_serv
 
 async def test_one_that_fails_its_weights_holds_no_other_up_while_it_restarts():
     class Failing(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
+        async def load_weights(self, weights: Weights) -> Served:
             if weights.version == 1:
                 raise GeneratorLost("no")
             return await super().load_weights(weights)
@@ -236,7 +238,7 @@ async def test_a_start_and_an_update_that_hang_are_given_up_at_their_timeouts():
     assert (await pool.snapshot()).replicas == {"frozen": ReplicaState.GONE, "living": ReplicaState.READY}
 
     class Stuck(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
+        async def load_weights(self, weights: Weights) -> Served:
             if not self.loaded:
                 self.loaded.append(weights)
                 await asyncio.Event().wait()
@@ -261,7 +263,7 @@ async def test_a_frozen_generator_holds_no_abort_up():
 @pytest.mark.parametrize("no_room", [False, True])
 async def test_the_last_failure_is_reported_when_none_is_left(no_room: bool):
     class Refusing(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
+        async def load_weights(self, weights: Weights) -> Served:
             raise GeneratorLost("g: ValueError('bucket 3 does not fit')", no_room=no_room)
 
     pool = await started(Refusing(REWARDS, "g", restarts=True))
@@ -281,7 +283,7 @@ class Refusing(FakeGenerator):
         if self.refuses == "ready":
             raise ConfigError("the KV cache has no room for model.max_length")
 
-    async def load_weights(self, weights: Weights) -> int:
+    async def load_weights(self, weights: Weights) -> Served:
         if self.refuses == "load_weights":
             raise ConfigError("weights do not fit the model")
         return await super().load_weights(weights)
@@ -312,3 +314,80 @@ async def test_weights_that_do_not_fit_are_reported_at_once_and_the_replica_is_n
         with pytest.raises(ConfigError, match="weights do not fit"):
             await pool.load_weights(Weights(1, None, 0))
     assert refusing.num_restarts == 0
+
+
+PROOF = WeightsProof({"embed": 5, "norm": 6}, ((-1.0, -2.0),))
+PROVED = Weights(1, None, 0, proof=PROOF, tolerance_nats=0.01)
+
+
+@dataclass
+class Liar(FakeGenerator):
+    """Answers its first weight updates with these proofs, later ones rightly."""
+
+    answers: list[WeightsProof | None] = field(default_factory=list)
+
+    async def load_weights(self, weights: Weights) -> Served:
+        served = await super().load_weights(weights)
+        return replace(served, proof=self.answers.pop(0)) if self.answers else served
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (WeightsProof({"embed": 5, "norm": 7}, PROOF.logprobs), "norm is not as sent"),
+        (WeightsProof(PROOF.checksums, ((-1.0, -2.5),)), r"the probe's log-probabilities differ by 0\.25 nats a token"),
+        (WeightsProof({"norm": 6}, PROOF.logprobs), "no checksum of embed came"),
+        (None, "it gave no proof"),
+    ],
+)
+async def test_a_generator_that_serves_something_else_is_barred_named_and_restarted(
+    answer: WeightsProof | None, why: str, caplog: pytest.LogCaptureFixture
+):
+    liar, honest = Liar(REWARDS, "liar", restarts=True, answers=[answer]), FakeGenerator(REWARDS, "honest")
+    pool = await started(liar, honest)
+    report = await pool.load_weights(PROVED)
+    assert [served.proof for served in report.served][:1] == [PROOF]
+    (barred,) = report.barred
+    assert barred.startswith("liar does not serve version 1: ")
+    assert barred.endswith("; it is restarted")
+    assert re.search(why, barred)
+    await pool.until_ready()
+    assert (await pool.snapshot()).replicas == {"liar": ReplicaState.READY, "honest": ReplicaState.READY}
+    seen = await pool.snapshot()
+    assert (seen.num_barred, seen.num_restarts, [w.version for w in liar.loaded]) == (1, 1, [1, 1])
+    assert "liar failed to load version 1 (liar does not serve version 1" in caplog.text
+    # The newcomer's proof is reported with the next update.
+    later = await pool.load_weights(replace(PROVED, version=2))
+    assert sorted(served.version for served in later.served) in ([1, 2, 2], [2, 2])
+    assert later.barred == ()
+
+
+async def test_a_barred_generator_draws_nothing_and_one_that_never_serves_what_was_sent_is_given_up():
+    wrong = WeightsProof({"embed": 0, "norm": 0}, PROOF.logprobs)
+    liar = Liar(REWARDS, "liar", restarts=True, answers=[wrong] * (MAX_RESTARTS + 1))
+    honest = FakeGenerator(REWARDS, "honest")
+    pool = await started(liar, honest)
+    await pool.load_weights(PROVED)
+    await pool.until_ready()
+    await asyncio.gather(*(pool.draw(request(f"p{i}")) for i in range(8)))
+    assert liar.requests == []
+    assert (await pool.snapshot()).replicas == {"liar": ReplicaState.GONE, "honest": ReplicaState.READY}
+    assert (await pool.snapshot()).num_barred == MAX_RESTARTS + 1
+
+
+async def test_without_a_generator_left_the_last_difference_is_reported():
+    wrong = WeightsProof({"embed": 5, "norm": 0}, PROOF.logprobs)
+    pool = await started(Liar(REWARDS, "liar", restarts=True, answers=[wrong] * 9))
+    with pytest.raises(NoGeneratorLeft, match="liar does not serve version 1: norm is not as sent"):
+        await pool.load_weights(PROVED)
+
+
+async def test_an_update_that_asks_for_no_proof_bars_none_but_one_of_another_version():
+    class Behind(FakeGenerator):
+        async def load_weights(self, weights: Weights) -> Served:
+            await super().load_weights(weights)
+            return Served(weights.version - 1) if len(self.loaded) == 1 else Served(weights.version)
+
+    pool = await started(Behind(REWARDS, "behind", restarts=True), Liar(REWARDS, "liar", answers=[None]))
+    report = await pool.load_weights(Weights(4, None, 0))
+    assert report.barred == ("behind does not serve version 4: it answered as version 3; it is restarted",)

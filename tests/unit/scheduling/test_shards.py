@@ -6,12 +6,12 @@ import pytest
 
 from tests.fakes import SAMPLING, FakeGenerator, FakeRewardPool, make_prompt, make_request
 from v05ray.config import BudgetConfig, Spec
-from v05ray.ports import BatchRequest, GeneratorLost, PendingCall, Weights
+from v05ray.ports import BatchRequest, GeneratorLost, PendingCall, Served, Weights
 from v05ray.scheduling.generators import GeneratorPool, NoGeneratorLeft
 from v05ray.scheduling.scheduler import RolloutScheduler
 from v05ray.scheduling.shards import Shards
 from v05ray.scheduling.snapshot import ReplicaState
-from v05ray.types import Prior
+from v05ray.types import Prior, WeightsProof
 
 NAMES = [f"p{i}" for i in range(32)]
 
@@ -119,7 +119,7 @@ async def test_what_every_shard_waits_for_is_reported_and_a_frozen_shard_is_name
 
 async def test_it_is_said_of_all_shards_that_one_had_no_room_for_the_weights():
     class Full(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
+        async def load_weights(self, weights: Weights) -> Served:
             raise GeneratorLost("full", no_room=True)
 
     drawing = await staffed(
@@ -129,3 +129,11 @@ async def test_it_is_said_of_all_shards_that_one_had_no_room_for_the_weights():
     with pytest.raises(NoGeneratorLeft) as raised:
         await drawing.draw(make_request(make_prompt("p"), [0]))
     assert raised.value.no_room
+
+
+async def test_the_reports_of_all_shards_are_one():
+    proof = WeightsProof({"w": 1})
+    drawing = await staffed(2, FakeGenerator({"p": [1.0]}, "a"), FakeGenerator({"p": [1.0]}, "b"))
+    report = await drawing.load_weights(Weights(1, [], 0, proof=proof))
+    assert [served.proof for served in report.served] == [proof, proof]
+    assert report.barred == ()

@@ -17,7 +17,7 @@ from tests.fakes import (
 )
 from tests.unit.training.world import NAMES, World, config_of, trainer_of
 from v05ray.ledger import LedgerWriter
-from v05ray.ports import BatchRequest, Weights
+from v05ray.ports import BatchRequest, Served, Weights
 from v05ray.stopping.disk import Disk, DiskStalled
 from v05ray.stopping.watchdog import Stalled
 from v05ray.training.driver import Trainer
@@ -74,9 +74,9 @@ async def test_a_verdict_that_does_not_come_is_named(tmp_path: Path):
 
 async def test_a_generator_that_does_not_load_the_weights_is_named(tmp_path: Path):
     class Deaf(FakeGenerator):
-        async def load_weights(self, weights: Weights) -> int:
+        async def load_weights(self, weights: Weights) -> Served:
             await asyncio.Event().wait()
-            return weights.version
+            return Served(weights.version)
 
     world = World(generator=Deaf({name: [1.0, -1.0] for name in NAMES}))
     with pytest.raises(Stalled, match=r"step 1, weights: .* waiting for g0 \(load of version 1 for \d s\)"):
