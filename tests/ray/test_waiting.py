@@ -53,12 +53,12 @@ class Stub:
             await asyncio.Event().wait()
 
 
-async def until(role: Waits, actor: str, *, timeout_s: float = 30.0) -> list[PendingCall]:
-    """What the role waits for once that is this actor alone."""
+async def until(role: Waits, actor: str, what: str | None = None, *, timeout_s: float = 30.0) -> list[PendingCall]:
+    """What the role waits for once that is this actor alone, and this call if one is given."""
     async with asyncio.timeout(timeout_s):
         while True:
             held = list(await role.waiting())
-            if held and {one.actor for one in held} == {actor}:
+            if held and {(one.actor, what and one.what) for one in held} == {(actor, what)}:
                 return held
             await asyncio.sleep(0.05)
 
@@ -111,8 +111,7 @@ async def test_a_frozen_learner_rank_and_value_actor_are_named():
     ranks = [Stub.remote(frozen) for frozen in (False, True)]
     learners = RayLearnerGroup(ranks, timeout_s=3.0)
     stepping = asyncio.create_task(learners.step())
-    (held,) = await until(learners, "learner rank 1")
-    assert held.what == "step"
+    await until(learners, "learner rank 1", "step")  # a call before it may take a moment longer on one rank
     with pytest.raises(RoleLost, match=r"learner rank 1 \(of 2\) did not finish 'step' within 3 s"):
         await stepping
     assert await learners.waiting() == []

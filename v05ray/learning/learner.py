@@ -261,13 +261,13 @@ class Learner:
             shares = [self._share(samples) for samples in mini_batches] * self._config.epochs
             if len(shares) > 1 and self._config.importance_cap is not None:
                 for share in shares[: len(mini_batches)]:
-                    share.old = self._logprobs(share)
+                    share.old = self._old_logprobs(share)
             self._left = deque(shares)
         self._busy_s += time.perf_counter() - start
         return len(self._left)
 
     @torch.no_grad()
-    def _logprobs(self, share: Share) -> list[Tensor]:
+    def _old_logprobs(self, share: Share) -> list[Tensor]:
         """[N] of each pass, in the micro-batches in which it is learned from, so that the first ratio is 1."""
         return [self._engine(*arguments(self._collate(rows)))[0] for rows in share.passes]
 
