@@ -31,8 +31,9 @@ async def with_probe(
     """The weights with the learners' log-probabilities of the probe, where this version is proved at all."""
     if weights.proof is None or not probe:
         return weights
+    zeros = [(0.0,) * len(one.response_ids) for one in probe]
     samples = [
-        TrainSample(str(index), one.prompt_ids, one.response_ids, (0.0,) * len(one.response_ids), (), weights.version)
+        TrainSample(str(index), one.prompt_ids, one.response_ids, zeros[index], zeros[index], weights.version)
         for index, one in enumerate(probe)
     ]
     # At temperature 1: an engine applies that of sampling to what it draws alone.

@@ -67,6 +67,8 @@ async def test_every_update_after_the_first_comparison_is_proved_on_its_response
         assert weights.proof.checksums == {"w": weights.version}
         assert [len(one) for one in weights.proof.logprobs] == [5] * len(probe)
         assert weights.tolerance_nats == 0.02
+    for samples, *_ in learner.asked:  # as a learner demands of a sample
+        assert all(len(one.response_ids) == len(one.logprobs) == len(one.advantages) for one in samples)
     assert {(share, temperature) for _, share, temperature in learner.asked} == {(False, 1.0)}
 
 
