@@ -45,7 +45,7 @@ class GeneratorsConfig(Section):
     draw_timeout_s: float = Field(default=600.0, gt=0)
     """A draw that takes longer is taken from its generator and given to another one, in seconds."""
     load_timeout_s: float = Field(default=600.0, gt=0)
-    """A generator that takes longer to load new weights is restarted, in seconds."""
+    """A generator that takes longer to load new weights, and to prove them, is restarted, in seconds."""
     start_timeout_s: float = Field(default=1800.0, gt=0)
     """A generator whose engine takes longer to start is given up, in seconds."""
     shards: int = Field(default=1, ge=1)

@@ -39,9 +39,9 @@ async def with_probe(
 
 
 def _sample(name: str, one: ProbeSequence, version: int) -> TrainSample:
-    """As if the policy had sampled all of the response; no advantage, as nothing is learned from it."""
-    size = len(one.response_ids)
-    return TrainSample(name, one.prompt_ids, one.response_ids, (0.0,) * size, (), (True,) * size, version)
+    """As if the policy had sampled all of the response; nothing is learned from it."""
+    zeros, mask = (0.0,) * len(one.response_ids), (True,) * len(one.response_ids)
+    return TrainSample(name, one.prompt_ids, one.response_ids, zeros, zeros, mask, version)
 
 
 def update_metrics(weights: Weights, report: UpdateReport) -> dict[str, float]:

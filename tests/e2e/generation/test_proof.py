@@ -20,7 +20,7 @@ SMALL = 1 << 19
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
 
-def expected(reference: Reference) -> WeightsProof:
+def sent_proof(reference: Reference) -> WeightsProof:
     logprobs = [reference.logprobs(one.prompt_ids, one.response_ids) for one in PROBE]
     return WeightsProof(
         {name: checksum(tensor) for name, tensor in reference.named()}, tuple(tuple(one.tolist()) for one in logprobs)
@@ -34,7 +34,7 @@ async def update(engine: Engine, reference: Reference, buckets: Iterable[Bucket]
 
 
 async def found(engine: Engine, reference: Reference, tolerance: float = 1e-3) -> str | None:
-    return difference(expected(reference), await engine.prove(PROBE), tolerance)
+    return difference(sent_proof(reference), await engine.prove(PROBE), tolerance)
 
 
 def change(engine: Engine, damage: Callable[[Any], None]) -> None:
@@ -56,7 +56,7 @@ async def test_the_proof_of_every_update_is_the_learners_own(
     for seed in range(3):
         await update(engine, reference)
         served = await engine.prove(PROBE)
-        assert difference(expected(reference), served, BOUND[dtype]) is None
+        assert difference(sent_proof(reference), served, BOUND[dtype]) is None
         assert None not in served.checksums.values()  # every tensor is read back
         assert served.checksums.keys() - {"model.embed_tokens.weight" + AS_PROJECTION} == dict(reference.named()).keys()
         assert ("model.embed_tokens.weight" + AS_PROJECTION in served.checksums) == tied
@@ -129,8 +129,8 @@ async def test_a_tied_projection_left_stale_is_named_however_small_the_update(
         await update(engine, reference)
         served = await engine.prove(PROBE)
         # The probe alone would have seen this one.
-        blind = replace(served, checksums=expected(reference).checksums)
-        assert "log-probabilities differ by" in str(difference(expected(reference), blind, 1e-3))
+        blind = replace(served, checksums=sent_proof(reference).checksums)
+        assert "log-probabilities differ by" in str(difference(sent_proof(reference), blind, 1e-3))
     await update(engine, reference)
     assert await found(engine, reference) is None
 
@@ -189,7 +189,7 @@ async def test_deltas_serve_what_whole_buckets_do_over_twenty_updates(
         buckets = receiver.assemble(chains, [[link.reference for link in one] for one in links], keep=True)
         num_deltas += sum(not isinstance(part, Bucket) for part in parts)
         await engine.load_weights(version, buckets)
-        assert difference(expected(reference), await engine.prove(PROBE), BOUND[dtype]) is None
+        assert difference(sent_proof(reference), await engine.prove(PROBE), BOUND[dtype]) is None
     assert num_deltas > 10
     drawn = await engine.draw(request())
     worst = max((torch.tensor(r.logprobs) - reference.logprobs(PROMPT, r.token_ids)).abs().mean().item() for r in drawn)

@@ -51,7 +51,8 @@ class WrongOnce(FakeGenerator):
 
 async def test_every_update_after_the_first_comparison_is_proved_on_its_responses(tmp_path: Path):
     generator = FakeGenerator({name: [1.0, -1.0] for name in NAMES}, num_tokens=5)
-    world = World(learner=ProvingLearner(), generator=generator)
+    learner = ProvingLearner()
+    world = World(learner=learner, generator=generator)
     trainer = await trainer_of(config_of(model={"agreement_nats": 0.02}), world, tmp_path)
     await trainer.begin()
     await trainer.run()
@@ -66,7 +67,9 @@ async def test_every_update_after_the_first_comparison_is_proved_on_its_response
         assert weights.proof.checksums == {"w": weights.version}
         assert [len(one) for one in weights.proof.logprobs] == [5] * len(probe)
         assert weights.tolerance_nats == 0.02
-    assert {(share, temperature) for _, share, temperature in world.learner.asked} == {(False, 1.0)}
+    for samples, *_ in learner.asked:  # as a learner demands of a sample
+        assert all(len(one.response_ids) == len(one.logprobs) == len(one.advantages) for one in samples)
+    assert {(share, temperature) for _, share, temperature in learner.asked} == {(False, 1.0)}
 
 
 async def test_a_barred_generator_is_in_console_metrics_and_summary_and_the_run_goes_on(tmp_path: Path):
