@@ -76,19 +76,21 @@ tiny: $(SETUP) models/tiny/config.json
 # Two processes for what has no engine. A file stays in one process, for the imports and fixtures that its tests share.
 SPREAD := --numprocesses 2 --dist loadfile
 # Each group in a process of its own: an engine that has run in a process leaves it changed (Ray's authentication mode,
-# torch's threads, the process title), which no user's process ever sees. In these groups engines have one thread each,
-# or there are none and the tests wait (for a server, a job): so two groups run at a time, and what a group says comes
-# when it has ended.
-TWO_AT_A_TIME := $(filter-out %__pycache__ %/autoscaling,$(patsubst %/,%,$(wildcard tests/e2e/*/)))
-# Whole runs, whose processes already take turns on the cores, and which have deadlines.
-ALONE := tests/ray tests/e2e/test_run.py tests/e2e/test_refusals.py tests/chaos
+# torch's threads, the process title), which no user's process ever sees. A group seldom fills two cores: engines have one
+# thread each, a whole run imports, then waits for actors that import, and what is tested is often a deadline. So two groups
+# run at a time, the longest first, and what a group says comes when it has ended.
+LONGEST := tests/chaos/test_chaos.py tests/e2e/test_run.py tests/chaos/test_stops.py tests/ray \
+	tests/chaos/test_lost_processes.py tests/e2e/recipes tests/e2e/generation
+GROUPS := $(filter-out %__pycache__ %/autoscaling, \
+	$(wildcard tests/chaos/test_*.py tests/e2e/test_*.py) $(patsubst %/,%,$(wildcard tests/e2e/*/)))
+TWO_AT_A_TIME := $(LONGEST) $(filter-out $(LONGEST),$(GROUPS))
 
 test: $(SETUP)
 	@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
 	run() { echo "== $$*"; $(BIN)/python -m pytest "$$@" || echo "$$*" >> "$$failed"; }; \
 	at_its_end() { said=$$(run "$$@" 2>&1 < /dev/null); echo "$$said"; }; \
 	two_at_a_time() ( \
-		set -m; exec 2> /dev/null; trap 'for job in $$(jobs -p); do kill -- -$$job; done' EXIT; \
+		set -m; exec 2> /dev/null; trap 'for job in $$(jobs -p); do kill -INT -- -$$job; done' EXIT; \
 		for group; do \
 			while [ "$$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done; \
 			at_its_end $$group & \
@@ -97,7 +99,6 @@ test: $(SETUP)
 	); \
 	run tests/unit $(SPREAD); \
 	two_at_a_time $(TWO_AT_A_TIME); \
-	for group in $(ALONE); do run $$group; done; \
 	if [ -s "$$failed" ]; then echo "== failed:" $$(cat "$$failed"); exit 1; fi
 
 unit: $(SETUP)

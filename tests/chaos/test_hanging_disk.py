@@ -4,7 +4,11 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.tiny_run import TinyRun, assert_whole
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_hanging_ledger_is_reported_ends_the_run_within_its_bound_and_can_be_resumed(

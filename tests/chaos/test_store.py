@@ -8,6 +8,8 @@ from tests.chaos.run import start
 from tests.chaos.tiny_run import assert_whole
 from tests.chaos.world import World
 
+pytestmark = pytest.mark.timeout(600)
+
 
 def test_a_store_that_cannot_spill_ends_the_run_with_the_way_on(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,15 +27,13 @@ class Bnpo(Estimator):
         check_groups(self, groups)
         rates = [(1 + mean(group.rewards)) / 2 for group in groups]
         a, b = _fit(rates)
-        return [
-            Advantages(_values(group.rewards, p, 1.0 if a == b == 1 else _beta_density(p, a, b)))
-            for group, p in zip(groups, rates, strict=True)
-        ]
+        return [Advantages(_values(group.rewards, p, a, b)) for group, p in zip(groups, rates, strict=True)]
 
 
-def _values(rewards: tuple[float, ...], p: float, density: float) -> tuple[float, ...]:
-    if density == 0:  # only at p = 0 and p = 1, where all rewards are equal
+def _values(rewards: tuple[float, ...], p: float, a: float, b: float) -> tuple[float, ...]:
+    if p in (0, 1):  # all rewards are equal; the density is 0 where it is not uniform
         return (0.0,) * len(rewards)
+    density = _beta_density(p, a, b)
     return tuple(((1 + r) / 2 - p) / density for r in rewards)
 
 
@@ -49,10 +47,5 @@ def _fit(rates: Sequence[float]) -> tuple[float, float]:
 
 
 def _beta_density(p: float, a: float, b: float) -> float:
-    if (p <= 0 and a > 1) or (p >= 1 and b > 1):
-        return 0.0
     norm = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    # x^0 = 1 also at x = 0, so a side whose exponent is 0 contributes nothing.
-    log_p = (a - 1) * math.log(p) if a > 1 else 0.0
-    log_q = (b - 1) * math.log(1 - p) if b > 1 else 0.0
-    return math.exp(norm + log_p + log_q)
+    return math.exp(norm + (a - 1) * math.log(p) + (b - 1) * math.log(1 - p))

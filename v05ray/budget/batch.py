@@ -237,7 +237,7 @@ class BatchMachine:
             for evidence, _ in furthest[:missing]:
                 extra[evidence.prompt_id] = extra.get(evidence.prompt_id, 0) + 1
                 missing -= 1
-            furthest = [(e, j) for e, j in furthest if j.target + extra.get(e.prompt_id, 0) < self._rule.n_max]
+            furthest = [(e, j) for e, j in furthest if j.target + extra[e.prompt_id] < self._rule.n_max]
         return extra
 
     def _redraw(self, evidence: Evidence) -> Decision:

@@ -22,17 +22,20 @@ import json, logging, sys
 from pathlib import Path
 from v05ray.actors.placement import kuberay_config, types_of
 
-logging.basicConfig()
-config = kuberay_config(sys.argv[1], Path(sys.argv[2]))
-found = None if config is None else [[t.name, t.resources, t.most] for t in types_of(config)]
-print(json.dumps(found))
+logging.basicConfig(stream=sys.stdout)
+for line in sys.stdin:
+    config = kuberay_config(json.loads(line), Path(sys.argv[1]))
+    print(json.dumps(None if config is None else [[t.name, t.resources, t.most] for t in types_of(config)]), flush=True)
 """
 Api = Callable[..., tuple[list[NodeType] | None, str]]
 
 
-@pytest.fixture
-def api(tmp_path: Path) -> Iterator[Api]:
-    """Reads the RayCluster of a server that answers with `status` and `document`; gives what was found and was said."""
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """Reads the RayCluster of a server that answers with `status` and `document`; gives what was found and was said.
+
+    One process reads for all tests: Ray takes the paths from its environment as it is imported, which takes seconds.
+    """
     answer: dict[str, Any] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -47,16 +50,32 @@ def api(tmp_path: Path) -> Iterator[Api]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    certificate, key = tmp_path / "ca.crt", tmp_path / "key"
+    account = tmp_path_factory.mktemp("account")
+    certificate, key = account / "ca.crt", account / "key"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=kubernetes"]
     make += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run(make, check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    (tmp_path / "namespace").write_text("training\n")
+    (account / "namespace").write_text("training\n")
 
     def read(document: Any, status: int = 200, name: str = "v05ray") -> tuple[list[NodeType] | None, str]:
         answer.update(document=document, status=status)
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        reader.stdin.write(f"{json.dumps(name)}\n")
+        reader.stdin.flush()
+        said = []
+        while not (line := reader.stdout.readline()).startswith(("[", "null")):
+            assert line, "".join(said)
+            said.append(line)
+        found = json.loads(line)
+        return found and [NodeType(*entry) for entry in found], "".join(said)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
         env = {
             **os.environ,
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
@@ -65,16 +84,10 @@ def api(tmp_path: Path) -> Iterator[Api]:
             "RAY_KUBERAY_CLIENT_CERT_PATH": str(certificate),
             "RAY_KUBERAY_CLIENT_KEY_PATH": str(key),
         }
-        command = [sys.executable, "-c", READ, name, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        return found and [NodeType(*entry) for entry in found], done.stderr
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        serving = threading.Thread(target=server.serve_forever)
-        serving.start()
-        yield read
+        command = [sys.executable, "-c", READ, str(account)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as reader:
+            yield read
+            reader.communicate(timeout=60)
         server.shutdown()
         serving.join()
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.fakes import one_turn
 from v05ray import advantages
-from v05ray.advantages import ESTIMATORS, GroupView
+from v05ray.advantages import ESTIMATORS, Advantages, Estimator, GroupView, advantage
 from v05ray.errors import ConfigError
+from v05ray.registry import Registry
 from v05ray.types import Decision, Draw, Prior, Prompt, RolloutGroup, ScoredRollout, Stop
 
 
@@ -73,7 +74,7 @@ def test_compute_changes_nothing_and_the_state_resumes_through_json(name: str) -
     resumed = advantages.build(name)
     resumed.load_state_dict(json.loads(json.dumps(estimator.state_dict())))
     assert resumed.compute(probe) == first
-    with pytest.raises(ValueError, match="is it another recipe's"):
+    with pytest.raises(ValueError, match=f"^advantage '{name}': a state has .*; is it another recipe's"):
         resumed.load_state_dict({"nonsense": 1})
 
 
@@ -130,3 +131,32 @@ def test_a_sealed_group_becomes_a_view() -> None:
         Prompt("p", "", (), "", "s"), Prior("p", 0.5, 0), scored, Stop("p", "cap"), decisions, scored[0]
     )
     assert GroupView.of(group) == GroupView("p", (1.0, 1.0, 1.0), 0.5, (1, 2, 3), 1.0, 2)
+
+
+def test_a_view_of_a_group_that_knows_no_more_than_its_rewards() -> None:
+    scored = ScoredRollout(one_turn("p", 0, "", (1,), (0.0,)), -1.0, "wrong")
+    stop = Stop("p", "cap")
+    bare = RolloutGroup(Prompt("p", "", (), "", "s"), None, (scored,), stop, ())
+    assert GroupView.of(bare) == GroupView("p", (-1.0,), None, (1,), None, None)
+    # A first decision that draws nothing is no cold start.
+    stopped = RolloutGroup(
+        Prompt("p", "", (), "", "s"), None, (scored,), stop, (Decision(stop, 1, -1.0, None, None, None, 1),)
+    )
+    assert GroupView.of(stopped).num_cold_start is None
+
+
+def test_the_decorator_names_an_estimator_and_registers_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[Estimator] = Registry("advantage")
+    monkeypatch.setattr("v05ray.advantages.base.ESTIMATORS", registry)
+
+    class Nothing(Estimator):
+        def compute(self, groups):
+            return [Advantages((0.0,) * len(group.rewards)) for group in groups]
+
+    assert advantage("nothing")(Nothing) is Nothing
+    assert Nothing.name == "nothing"
+    assert registry.names == ("nothing",)
+    built = registry.build("nothing", {})
+    assert isinstance(built, Nothing)
+    with pytest.raises(ValueError, match=r"^advantage 'nothing' is registered twice$"):
+        advantage("nothing")(Nothing)

@@ -25,6 +25,10 @@ def test_remax_subtracts_the_greedy_reward() -> None:
 def test_opo_weighs_by_length() -> None:
     # (10 * 1 - 30 * 1) / 40 = -.5
     assert advantages.get("opo")([1, -1], lengths=[10, 30]) == [1.5, -0.5]
+    # (10 * .5 - 30 * 1) / 40 = -.625
+    assert advantages.get("opo")([0.5, -1], lengths=[10, 30]) == [1.125, -0.375]
+    # One token is enough: the baseline is its response's reward.
+    assert advantages.get("opo")([1, -1], lengths=[1, 0]) == [0, -2]
     with pytest.raises(ValueError, match="all responses of 'group' are empty"):
         advantages.get("opo")([1, -1], lengths=[0, 0])
 
@@ -33,7 +37,14 @@ def test_reinforce_pp_whitens_the_raw_rewards_of_the_batch() -> None:
     # 1 1 -1 | -1: mean 0, sd^2 = 4/3
     sd = math.sqrt(4 / 3)
     assert values("reinforce_pp", [1, 1, -1], [-1]) == [approx([1 / sd, 1 / sd, -1 / sd], abs=1e-5), approx([-1 / sd])]
-    with pytest.raises(ConfigError, match="needs >= 2 rollouts in it, got 1"):
+    # 1 -1 | -1 -1: mean -.5, sd 1, to which 1e-6 is added
+    assert values("reinforce_pp", [1, -1], [-1, -1]) == [
+        approx([1.5 / 1.000001, -0.5 / 1.000001], rel=1e-9),
+        approx([-0.5 / 1.000001] * 2, rel=1e-9),
+    ]
+    with pytest.raises(
+        ConfigError, match=r"^reinforce_pp whitens over the batch and needs >= 2 rollouts in it, got 1$"
+    ):
         values("reinforce_pp", [1])
 
 
@@ -41,6 +52,8 @@ def test_reinforce_pp_baseline_centres_each_group_first() -> None:
     # 1 -1 and 1 1 -> 1 -1 0 0: sd^2 = 2/3
     sd = math.sqrt(2 / 3)
     assert values("reinforce_pp_baseline", [1, -1], [1, 1]) == [approx([1 / sd, -1 / sd], abs=1e-5), [0, 0]]
+    with pytest.raises(ConfigError, match=r"^reinforce_pp_baseline whitens over the batch"):
+        values("reinforce_pp_baseline")
 
 
 def test_bnpo_divides_by_the_fitted_density() -> None:
@@ -70,6 +83,8 @@ def test_mc_grpo_guards_a_vanishing_deviation() -> None:
     assert (result.dropped, result.num_bounded) == ({0}, 3)
     (equal,) = advantages.build("mc_grpo").compute([GroupView("p", (1, 1))])
     assert equal == Advantages((0.0, 0.0))
+    (equal,) = advantages.build("mc_grpo").compute([GroupView("p", (1, 1, 1))])  # the median one is spent here, too
+    assert equal == Advantages((0.0, 0.0, 0.0), dropped=frozenset({0}))
     (even,) = advantages.build("mc_grpo").compute([GroupView("p", (1, -1))])  # median 0, MAD 1, none to drop
     assert even == Advantages((1 / 1.001, -1 / 1.001))
 
@@ -82,6 +97,11 @@ def test_qae_takes_its_sign_from_the_difficulty() -> None:
     easy = advantages.get("qae")([1] * 7 + [-1] * 3)
     assert easy[0] == 0
     assert easy[-1] == approx(-2 / math.sqrt(0.84 * 10 / 9), abs=1e-5)
+
+
+def test_qae_adds_a_millionth_to_the_deviation() -> None:
+    # F(-1) = 3/4 reaches K: baseline -1; sd = 1
+    assert advantages.get("qae")([1, -1, -1, -1]) == approx([2 / 1.000001, 0, 0, 0], rel=1e-9)
 
 
 def test_ha_dw_reweighs_by_the_distance_to_the_anchor() -> None:
@@ -137,6 +157,14 @@ def test_james_stein_of_uneven_groups_by_hand() -> None:
     # v = (2/3) / (3 - 1) = 1/3, l = 3/4 (1/3) / (1/3 + 2/3) = 1/4, centre 0.
     result = values("james_stein", [1, -1], [1, 1], [-1, -1], [1, 1, -1])[-1]
     assert result == approx([1 - 0, 1 - 0, -1 - 0.75])
+
+
+def test_james_stein_where_noise_and_spread_do_not_add_up_to_one() -> None:
+    # The last group's others: means 1 0 0 1, reward variances 0 2 2 0, two rollouts each: spread 1/3,
+    # s = 1/3 - (0 + 1 + 1 + 0) / 4 = -1/6, held at 0; of three rollouts v = 1 / 2: l = 4/5 (1/2) / (1/2 + 0) = 4/5.
+    # Baselines 1/5 x the others' mean + 4/5 x 1/2: .2 x 0 + .4 for each 1, .2 x 1 + .4 for the -1.
+    result = values("james_stein", [1, 1], [1, -1], [1, -1], [1, 1], [1, 1, -1])[-1]
+    assert result == approx([0.6, 0.6, -1.6])
 
 
 def test_james_stein_of_few_groups_is_rloo() -> None:

@@ -193,3 +193,64 @@ def test_the_anchor_of_ha_dw_is_even_before_the_first_batch() -> None:
     assert ha_dw.metrics() == {"v05/difficulty_anchor": 0.5}
     ha_dw.observe([])
     assert ha_dw.metrics() == {"v05/difficulty_anchor": 0.5}
+
+
+def test_refusals_say_the_ranges_and_what_was_given() -> None:
+    with pytest.raises(ConfigError) as error:
+        advantages.build("krpo", variance=0)
+    assert str(error.value) == (
+        "advantage 'krpo': needs process_noise >= 0, reward_noise > 0, -1 <= mean <= 1, variance > 0; "
+        "got 1e-05, 0.01, 0.0, 0"
+    )
+    with pytest.raises(ConfigError) as error:
+        advantages.build("v05", v_max=2)
+    assert str(error.value) == (
+        "advantage 'v05': needs eps >= 0, 0 < v_max <= 1, 0 <= sigma_floor <= 1, not both eps and sigma_floor 0; "
+        "got eps=1e-06, v_max=2, sigma_floor=0.1"
+    )
+    with pytest.raises(ConfigError, match=r"^advantage 'spo': needs discount > 0 and initial counts > 0, got 0 and"):
+        advantages.build("spo", discount=0)
+
+
+def test_ebpo_of_groups_that_show_neither_noise_nor_spread_takes_the_groups_own_mean() -> None:
+    ebpo = advantages.build("ebpo")
+    ebpo.observe([GroupView("a", (1, 1)), GroupView("b", (1, 1))])
+    assert ebpo.metrics() == {"v05/ebpo_mean": 1.0, "v05/ebpo_within": 0.0, "v05/ebpo_between": 0.0}
+    assert ebpo.compute([GroupView("c", (1, -1, -1, -1))])[0].values == pytest.approx([1.5, -0.5, -0.5, -0.5])
+
+
+def test_spo_forgets_the_prompt_seen_longest_ago_beyond_its_capacity() -> None:
+    spo = advantages.build("spo", capacity=1)
+    spo.observe([GroupView("a", (1, 1)), GroupView("b", (1, 1))])
+    forgotten, kept = spo.compute([GroupView("a", (1,)), GroupView("b", (1,))])
+    assert forgotten.values == (1.0,)  # baseline 0, as of a new prompt
+    assert kept.values[0] < 1
+
+
+@pytest.mark.parametrize("name", ["v05_eb", "v05_eb_loo"])
+def test_the_error_of_the_prior_by_default(name: str) -> None:
+    """A start of .4 rms, which 32 groups replace one by one; 512 groups are remembered."""
+    estimator = advantages.build(name)
+    assert estimator.metrics() == {"v05/tau2": 0.16, "v05/tau2_groups": 0.0}
+    wrong = GroupView("p", (1, 1), prior=0.0)  # (0 - 1)^2 - 0 = 1
+    estimator.observe([wrong])
+    assert estimator.metrics()["v05/tau2"] == pytest.approx((1 + 31 * 0.16) / 32)
+    for count in (511, 1):
+        estimator.observe([wrong] * count)
+        assert estimator.metrics() == {"v05/tau2": 1.0, "v05/tau2_groups": 512.0}
+
+
+def test_the_options_of_empirical_bayes_reach_the_formula() -> None:
+    # Two (of three) equal rewards beside V = 0 and no strength: m = 1, so s2 is the floor over 2. tau2 = .1 = s2 at a
+    # floor of .2: w = 1/2, B = 1/2.
+    options = {"prior_strength": 0, "noise_floor": 0.2, "initial_tau2": 0.1, "eps": 0}
+    half = 0.5 / 0.75**0.5
+    assert advantages.get("v05_eb", **options)([1, 1], prior=0.0) == pytest.approx([half] * 2)
+    assert advantages.get("v05_eb_loo", **options)([1, 1, 1], prior=0.0) == pytest.approx([half] * 3)
+    # A strength of 6 with two rewards of 1: m = 2 / 8, s2 = (15/16) / 2 = tau2.
+    options = {"prior_strength": 6, "initial_tau2": 15 / 32, "eps": 0}
+    assert advantages.get("v05_eb", **options)([1, 1], prior=0.0) == pytest.approx([half] * 2)
+    assert advantages.get("v05_eb_loo", **options)([1, 1, 1], prior=0.0) == pytest.approx([half] * 3)
+    # V = 1 is clipped: at v_max = .5 and tau2 = 0 the baseline is .5.
+    bounded = advantages.build("v05_eb", v_max=0.5, initial_tau2=0, eps=0).compute([GroupView("p", (1, -1), prior=1.0)])
+    assert bounded[0].values == pytest.approx([half, -3 * half])

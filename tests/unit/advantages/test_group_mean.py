@@ -12,6 +12,11 @@ def test_grpo_by_hand() -> None:
     # mu = -.5, sd^2 = (2.25 + 3 * .25) / 3 = 1
     assert advantages.get("grpo")([1, -1, -1, -1]) == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-5)
 
+    # mu = 0, sd^2 = 2
+    assert advantages.get("grpo")([1, -1]) == pytest.approx([0.5**0.5, -(0.5**0.5)], abs=1e-5)
+    # mu = -.5, sd = 1, to which eps = 1 is added
+    assert advantages.get("grpo", eps=1)([1, -1, -1, -1]) == pytest.approx([0.75, -0.25, -0.25, -0.25])
+
 
 def test_dr_grpo_by_hand() -> None:
     assert advantages.get("dr_grpo")([1, -1, -1, -1]) == [1.5, -0.5, -0.5, -0.5]

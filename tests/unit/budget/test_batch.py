@@ -1,4 +1,5 @@
 import random
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -196,7 +197,9 @@ def test_lost_rollouts_are_drawn_again_or_forgotten() -> None:
 def test_a_wholly_lost_cold_start_is_drawn_again(mode: str) -> None:
     machine = BatchMachine({"p": 0.0}, OslaRule(), mode="rounds" if mode == "rounds" else "async")
     machine.start()
-    assert [d.action for d in machine.forget("p", 4)] == [Draw("p", 4)]
+    assert machine.forget("p", 4) == [Decision(Draw("p", 4), 0, None, 0.0, None, None, 1)]
+    machine.forget("p", 1)
+    assert machine.num_forgotten == 5
 
 
 def test_misuse_is_refused() -> None:
@@ -238,8 +241,9 @@ class _Greedy(Rule):
         return Judgement(9, "cap")
 
 
-def test_a_rule_that_passes_its_own_cap_is_refused() -> None:
-    machine = BatchMachine({"p": None}, _Greedy(), halt_fraction=0)
+@pytest.mark.parametrize("mode", ["async", "rounds"])
+def test_a_rule_that_passes_its_own_cap_is_refused(mode: Literal["async", "rounds"]) -> None:
+    machine = BatchMachine({"p": None}, _Greedy(), halt_fraction=0, mode=mode)
     machine.start()
     with pytest.raises(ValueError, match="'greedy' wants 9 rollouts for 'p', above its own n_max of 2"):
         machine.observe("p", 1)

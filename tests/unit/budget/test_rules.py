@@ -1,17 +1,15 @@
 import json
 import random
 from collections.abc import Sequence
-from itertools import product
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.unit.budget.worlds import play, random_world, stops
 from v05ray import budget
-from v05ray.budget import RULES, BatchMachine, Evidence, OslaRule, Rule
-from v05ray.budget.allot import allot
+from v05ray.budget import RULES, BatchMachine, Evidence, FixedRule, Judgement, OslaRule, Rule
+from v05ray.budget.controller import CostController
 from v05ray.errors import ConfigError
+from v05ray.registry import Registry
 
 OPTIONS = {"fixed": {"n": 5}}
 
@@ -68,7 +66,7 @@ class TestEveryRule:
         assert resumed.metrics() == rule.metrics()
         evidence = scored([1, -1, -1, -1], prior=0.6, tokens=90)
         assert resumed.judge(evidence) == rule.judge(evidence)
-        with pytest.raises(ValueError, match="is it another recipe's"):
+        with pytest.raises(ValueError, match=f"^budget rule '{name}': a state has .*; is it another recipe's"):
             resumed.load_state_dict({"nonsense": 1})
 
     @pytest.mark.parametrize(
@@ -80,7 +78,12 @@ class TestEveryRule:
             ("osla", {"cost": 0}, "cost must be finite and > 0"),
             ("osla", {"rounding": "up"}, "'floor' or 'nearest', got 'up'"),
             ("osla", {"mean_rollouts": 3}, "between cold_start 4 and n_max 16, got 3"),
-            ("osla", {"mean_rollouts": 6, "tokens_per_step": 100}, "not both"),
+            (
+                "osla",
+                {"mean_rollouts": 6, "tokens_per_step": 100},
+                "^budget rule 'osla': give mean_rollouts or tokens_per_step, not both$",
+            ),
+            ("knapsack", {"discount": 0}, "discount must be > 0, got 0"),
             ("dapo", {"n": 8, "n_max": 4}, "n <= n_max"),
             ("reinforce_ada", {"until": "bored"}, "'success' or 'balance', got 'bored'"),
             ("pilot_commit", {"low": 0.9}, "low <= high"),
@@ -152,6 +155,14 @@ class TestOsla:
             scarce.observe([scored([1, 1, -1, -1], prior=0.0, tokens=50)])
         assert scarce.cost == 1 / 16  # no prompt is topped up any more
 
+    def test_evidence_that_agrees_has_no_bias(self) -> None:
+        assert OslaRule().judge(scored([1, 1, -1, -1], prior=0.5)) == Judgement(0, "accepted", 0.0)
+
+    def test_a_wish_for_less_than_one_rollout_in_all_is_still_a_ratio(self) -> None:
+        controller = CostController(cost=1 / 256, cold_start=4, n_max=16, mean_rollouts=4.05)
+        controller.observe(num_prompts=10, num_rollouts=41, num_tokens=0)  # 1 beyond the cold start, .5 wanted
+        assert controller.cost == pytest.approx(2**0.5 / 256)
+
 
 class TestSequential:
     def test_dapo_draws_on_until_mixed(self) -> None:
@@ -168,6 +179,9 @@ class TestSequential:
         assert said(balance, [1, 1, -1, -1]) == (4, "target_reached")
         assert said(balance, [1, -1, -1, -1]) == (8, "cap")
         assert said(balance, [1, -1, -1, -1, -1, -1, -1, 1]) == (8, "target_reached")
+        assert said(balance, [1, 1, 1, -1]) == (8, "cap")  # a failure is missing
+        eight = budget.build("reinforce_ada", {"n": 8, "n_max": 16})
+        assert said(eight, [1.0] * 3 + [-1.0] * 5) == (16, "cap")  # one success is missing
         success = budget.build("reinforce_ada", {"n": 4, "n_max": 8, "until": "success"})
         assert said(success, [1, -1, -1, -1]) == (4, "target_reached")
         assert said(success, [-1, -1, -1, -1]) == (8, "cap")
@@ -176,6 +190,9 @@ class TestSequential:
     def test_pilot_commit_by_hand(self, good: int, target: int) -> None:
         rule = budget.build("pilot_commit")
         assert said(rule, [1.0] * good + [-1.0] * (16 - good)) == (target, "target_reached")
+
+    def test_pilot_commit_draws_what_its_pilot_lost(self) -> None:
+        assert said(budget.build("pilot_commit"), [1.0] * 3) == (16, "target_reached")
 
     def test_pilot_commit_ends_at_its_cap(self) -> None:
         assert said(budget.build("pilot_commit"), [1.0, -1.0] * 32) == (64, "cap")
@@ -221,6 +238,36 @@ class TestAllotted:
         assert [j.target for j in rich.judge_all([_named("b", [-1] * 6)])] == [6]
         assert [j.target for j in rich.judge_all([_named("a", [1] * 3), _named("b", [-1] * 6)])] == [3, 6]
 
+    def test_hora_compares_a_second_chance_with_anothers_first(self) -> None:
+        # a: 2 of 4: good 3, bad 3: 1/2, then 1/2 (1 - 4/7) = .214, then .107. b: 0 of 4: good 1, bad 5: 1/6, then .119.
+        even, failed = _named("a", [1, 1, -1, -1]), _named("b", [-1] * 4)
+        for mean_rollouts, targets in ((5, (6, 4)), (6, (6, 6))):
+            rule = budget.build("hora", {"pilot": 4, "mean_rollouts": mean_rollouts, "n_max": 12})
+            wanted = [Judgement(target, "target_reached") for target in targets]
+            assert rule.judge_all([even, failed]) == wanted
+
+    def test_hora_gives_no_prompt_more_than_its_cap(self) -> None:
+        # Six for both. By their chances b would take four: .167 .119 .089 .069, against .833 .119 .030 of a.
+        rule = budget.build("hora", {"pilot": 4, "mean_rollouts": 7, "n_max": 7})
+        assert [j.target for j in rule.judge_all([_named("a", [1] * 4), _named("b", [-1] * 4)])] == [7, 7]
+
+    @pytest.mark.parametrize("name", ["vip", "knapsack"])
+    def test_what_one_prompt_has_no_room_for_goes_to_the_next(self, name: str) -> None:
+        # Ten for four: two each and two more, of which the only uncertain one has room for one.
+        rule = budget.build(name, {"mean_rollouts": 2.5, "n_max": 3})
+        priors = {"even": 0.0, "b": 1.0, "c": 1.0, "d": 1.0}
+        assert rule.plan(priors) == {"even": 3, "b": 3, "c": 2, "d": 2}
+
+    def test_an_allotment_of_one_size_is_allowed_and_is_drawn_again_where_it_is_lost(self) -> None:
+        rule = budget.build("vip", {"mean_rollouts": 4, "n_min": 4, "n_max": 4})
+        assert rule.plan({"a": 0.0}) == {"a": 4}
+        assert rule.judge(Evidence("a", 0.0, 4)) == Judgement(4, "fixed")
+
+    def test_knapsack_forgets_the_prompt_seen_longest_ago_beyond_its_capacity(self) -> None:
+        rule = budget.build("knapsack", {"mean_rollouts": 4, "n_max": 6, "capacity": 1})
+        rule.observe([_named("a", [1] * 9), _named("b", [1] * 9)])
+        assert rule.plan({"a": None, "b": None}) == {"a": 6, "b": 2}  # a is even again, b solved
+
     def test_hora_needs_the_barrier(self) -> None:
         with pytest.raises(
             ConfigError, match=r"'hora' allots over the whole batch at a barrier; set budget\.mode: rounds"
@@ -242,30 +289,16 @@ def _named(name: str, rewards: Sequence[float]) -> Evidence:
     return evidence
 
 
-class TestAllot:
-    def test_equals_share_evenly_and_room_is_kept_to(self) -> None:
-        assert allot([[0, 0, 0]] * 3, 4) == [2, 1, 1]
-        assert allot([[0, 1], [0, 1]], 9) == [1, 1]
-        assert allot([[0, 5, 6], [0, 4, 7]], 2) == [1, 1]
+def test_the_decorator_names_a_rule_and_registers_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[Rule] = Registry("budget rule")
+    monkeypatch.setattr("v05ray.budget.base.RULES", registry)
 
-    def test_a_convex_start_is_crossed_whole(self) -> None:
-        # One alone is worth nothing, three are worth 9: its first step is poor, its piece is not.
-        assert allot([[0, 0, 0, 9], [0, 2, 3, 3.5]], 3) == [3, 0]
-        assert allot([[0, 0, 0, 9], [0, 2, 3, 3.5]], 2) == [0, 2]
+    class Pair(FixedRule):
+        def __init__(self) -> None:
+            super().__init__(2)
 
-    @settings(max_examples=60)
-    @given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=4), st.integers(0, 12))
-    def test_concave_worth_is_shared_as_brute_force_would(self, gains: list[list[float]], total: int) -> None:
-        worth = [[sum(sorted(g, reverse=True)[:j]) for j in range(4)] for g in gains]
-        shares = allot(worth, total)
-        assert sum(shares) == min(total, 3 * len(worth))
-        best = max(
-            sum(w[j] for w, j in zip(worth, split, strict=True))
-            for split in product(range(4), repeat=len(worth))
-            if sum(split) == sum(shares)
-        )
-        assert sum(w[j] for w, j in zip(worth, shares, strict=True)) == pytest.approx(best)
-
-    def test_a_negative_total_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="total must be >= 0, got -1"):
-            allot([[0]], -1)
+    assert budget.rule("pair")(Pair) is Pair
+    assert (Pair.name, registry.names) == ("pair", ("pair",))
+    assert isinstance(registry.build("pair", {}), Pair)
+    with pytest.raises(ValueError, match=r"^budget rule 'pair' is registered twice$"):
+        budget.rule("pair")(Pair)

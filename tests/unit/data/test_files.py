@@ -16,15 +16,13 @@ from v05ray.data.sources import sources
 from v05ray.errors import ConfigError
 
 ROWS = [{"question": "1+1?", "answer": "2"}, {"question": "2+2?", "answer": "4"}]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
 def packed(content: bytes) -> bytes:
-    """By gzip, the same at any time: parameters of tests must be equal in all processes that collect them."""
+    """Without the time: cases are named after their contents, and two processes have to find the same ones."""
     return gzip.compress(content, mtime=0)
-
-
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
 def zstd(content: bytes) -> bytes:

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -129,7 +131,7 @@ def test_make_starts_nothing_with_a_python_that_does_not_fit(tmp_path: Path) -> 
 def test_make_test_runs_each_test_once_and_names_the_groups_that_failed(tmp_path: Path) -> None:
     python, log = tmp_path / "venv" / "bin" / "python", tmp_path / "log"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *e2e/learning|*chaos) exit 1; esac\n')
+    python.write_text(f'#!/bin/sh\necho "$*" >> {log}\ncase "$*" in *e2e/learning|*test_stops.py) exit 1; esac\n')
     python.chmod(0o755)
     for kind in ("cpu", "gpu"):
         (tmp_path / "venv" / f".installed-{kind}").touch()
@@ -138,7 +140,8 @@ def test_make_test_runs_each_test_once_and_names_the_groups_that_failed(tmp_path
     plain = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES")}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=plain)
     assert done.returncode != 0
-    assert "== failed: tests/e2e/learning tests/chaos" in done.stdout
+    (failed,) = re.findall(r"^== failed: (.*)$", done.stdout, re.MULTILINE)
+    assert sorted(failed.split()) == ["tests/chaos/test_stops.py", "tests/e2e/learning"]  # in the order of their ends
     asked = [Path(word) for line in log.read_text().splitlines() for word in line.split() if word.startswith("tests/")]
     files = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")]
     times = {file: sum(file.is_relative_to(path) for path in asked) for file in files}
@@ -146,3 +149,39 @@ def test_make_test_runs_each_test_once_and_names_the_groups_that_failed(tmp_path
     assert {file for file, count in times.items() if count != 1} == {
         file for file in files if file.parts[1:3] in [("e2e", "autoscaling")] or file.parts[1] == "gpu"
     }
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_make_test_lets_its_groups_end_what_they_have_started(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    python, log = tmp_path / "venv" / "bin" / "python", tmp_path / "log"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f"#!{sys.executable}\nimport signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"def note(what):\n    with open({str(log)!r}, 'a') as log: print(what, sys.argv[-1], file=log, flush=True)\n"
+        "if 'tests/unit' in sys.argv: sys.exit()\n"
+        "try:\n    note('begun')\n    time.sleep(60)\nfinally:\n    note('ended')\n"
+    )
+    python.chmod(0o755)
+    for kind in ("cpu", "gpu"):
+        (tmp_path / "venv" / f".installed-{kind}").touch()
+    command = ["make", "--no-print-directory", "test", f"VENV={tmp_path / 'venv'}"]
+    plain = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKEOVERRIDES")}
+    log.touch()
+
+    def until(what: str) -> list[str]:
+        deadline = time.monotonic() + 30
+        while (text := log.read_text()).count(what) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return sorted(line.partition(" ")[2] for line in text.splitlines() if line.startswith(what))
+
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=plain, start_new_session=True
+    ) as make:
+        begun = until("begun")
+        os.killpg(make.pid, number)
+    assert make.returncode != 0
+    assert len(begun) == 2
+    assert until("ended") == begun
