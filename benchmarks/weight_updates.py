@@ -109,7 +109,13 @@ class Bench:
                 advantages = (score - fmean(scores),) * len(rollout.token_ids)
                 samples.append(
                     TrainSample(
-                        prompt.prompt_id, prompt.token_ids, rollout.token_ids, rollout.logprobs, advantages, step
+                        prompt.prompt_id,
+                        prompt.token_ids,
+                        rollout.token_ids,
+                        rollout.logprobs,
+                        advantages,
+                        rollout.loss_mask,
+                        step,
                     )
                 )
         start = time.perf_counter()

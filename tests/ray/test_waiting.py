@@ -126,7 +126,7 @@ async def test_a_frozen_learner_rank_and_value_actor_are_named():
 
 
 async def test_every_update_but_the_last_is_a_call_of_its_own_and_a_sign_of_progress():
-    ranks = [Stub.remote(False, 3) for _ in range(2)]
+    ranks: list[Any] = [Stub.remote(False, 3) for _ in range(2)]
     seen = []
     assert await RayLearnerGroup(ranks, timeout_s=30.0).step(lambda: seen.append("updated")) == {}
     assert seen == ["updated", "updated"]

@@ -1,6 +1,7 @@
 """Several updates per batch of the real learner against plain torch, in float32."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,7 @@ def test_without_a_cap_the_ratio_is_taken_against_the_engine(make_learner: MakeL
     samples = drawn(tied_folder, 9, seed=3)
     options = {"importance_cap": None, "mini_batch_prompts": 3}
     _, exact = compared(make_learner, tied_folder, samples, options)
-    off = [
-        TrainSample(s.prompt_id, s.prompt_ids, s.response_ids, tuple(p - 0.2 for p in s.logprobs), s.advantages, 0)
-        for s in samples
-    ]
+    off = [replace(sample, logprobs=tuple(p - 0.2 for p in sample.logprobs)) for sample in samples]
     _, shifted = compared(make_learner, tied_folder, off, options)
     # e^.2 is above the upper clip: tokens of positive advantage are clipped in the first update already.
     assert shifted["actor/clip_fraction"] > exact["actor/clip_fraction"] + 0.1

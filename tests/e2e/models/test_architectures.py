@@ -52,7 +52,8 @@ def worst(policy: Policy, rollouts: list[Rollout], *, share_prefix: bool) -> flo
 @torch.no_grad()
 def logprobs(policy: Policy, probe: ProbeSequence) -> tuple[float, ...]:
     zeros = (0.0,) * len(probe.response_ids)
-    sample = TrainSample("p", probe.prompt_ids, probe.response_ids, zeros, zeros, 1)
+    mask = (True,) * len(zeros)
+    sample = TrainSample("p", probe.prompt_ids, probe.response_ids, zeros, zeros, mask, 1)
     batch = collate(make_rows([sample], 1 << 20, share_prefix=False), "token_mean")
     return tuple(policy(*arguments(batch))[0].tolist())
 
