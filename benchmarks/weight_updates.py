@@ -170,7 +170,7 @@ async def measure(config: Config, options: argparse.Namespace) -> list[Update]:
 
 def _start(actor: type, variables: dict[str, str], place: Any, *arguments: Any) -> Any:
     options = {"runtime_env": {"env_vars": variables}, "scheduling_strategy": place, "num_cpus": 0.25}
-    return ray.remote(actor).options(max_concurrency=100, **options).remote(*arguments)
+    return ray.remote(actor).options(**options).remote(*arguments)
 
 
 def shown(update: Update) -> str:
