@@ -103,7 +103,7 @@ class Bench:
         verifier = verifiers.build("last_integer", {})
         drawn = await asyncio.gather(*(self.generator.draw.remote(self._request(p, step)) for p in self.prompts))
         for prompt, rollouts in zip(self.prompts, drawn, strict=True):
-            scores = [1.0 if verifier(prompt, rollout.text) is True else -1.0 for rollout in rollouts]
+            scores = [1.0 if verifier(prompt, rollout.text) else -1.0 for rollout in rollouts]
             rewards += scores
             for rollout, score in zip(rollouts, scores, strict=True):
                 advantages = (score - fmean(scores),) * len(rollout.token_ids)
@@ -165,7 +165,8 @@ async def measure(config: Config, options: argparse.Namespace) -> list[Update]:
         order = WAYS[step % 3 :] + WAYS[: step % 3]
         done = {way: await bench.update(way) for way in order}
         updates += done.values()
-        print(f"step {step}: reward {reward:+.2f}, learning {learn_s:.1f} s; " + "; ".join(map(shown, done.values())))
+        line = f"step {step}: reward {reward:+.2f}, learning {learn_s:.1f} s; "
+        print(line + "; ".join(map(shown, done.values())), flush=True)
     ray.kill(learner)
     ray.kill(generator)
     for group in groups.values():
@@ -175,7 +176,7 @@ async def measure(config: Config, options: argparse.Namespace) -> list[Update]:
 
 def _start(actor: type, variables: dict[str, str], place: Any, *arguments: Any) -> Any:
     options = {"runtime_env": {"env_vars": variables}, "scheduling_strategy": place, "num_cpus": 0.25}
-    return ray.remote(actor).options(max_concurrency=100, **options).remote(*arguments)
+    return ray.remote(actor).options(**options).remote(*arguments)
 
 
 def shown(update: Update) -> str:
@@ -200,6 +201,7 @@ def main() -> None:
     print(f"{torch.backends.cpu.get_cpu_capability()}, {options.threads} threads, {options.dtype}")
     for rate in options.rates:
         overrides = [f"learner.learning_rate={rate}", "learner.warmup_steps=0", f"model.dtype={options.dtype}"]
+        overrides.append("cluster.object_store_mib=2048")  # two senders' weights at once, none of them on disk
         overrides += [f"{role}.num_threads={options.threads}" for role in ("learner", "generators")]
         config = load_config(options.job, overrides)
         print(f"learning rate {rate:g}")

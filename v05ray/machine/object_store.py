@@ -11,6 +11,7 @@ from v05ray.errors import ConfigError
 from v05ray.machine.layout import Node
 from v05ray.storage.lfs import check_no_pointer
 from v05ray.weights.buckets import ITEM_BYTES
+from v05ray.weights.delta import CHAIN_BELOW
 
 MIB = 2**20
 VERSIONS = 2
@@ -45,7 +46,8 @@ def _num_elements(path: Path) -> int:
 def needed_mib(config: Config) -> int:
     """What one node's object store should hold for this run, in MiB."""
     weights = weights_bytes(config.model.path, config.model.dtype)
-    return max(LEAST_MIB, ROOM_MIB + math.ceil(VERSIONS * weights / MIB))
+    versions = VERSIONS + (CHAIN_BELOW if config.weights.deltas(config.model.dtype) else 0)
+    return max(LEAST_MIB, ROOM_MIB + math.ceil(versions * weights / MIB))
 
 
 def private_mib(config: Config) -> int:

@@ -27,11 +27,10 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(model: Path, *, dtype: str = "bfloat16", store: int | None = None) -> Config:
+def config(model: Path, *, dtype: str = "bfloat16", store: int | None = None, send: str = "full") -> Config:
     cluster = {} if store is None else {"object_store_mib": store}
-    return make_config(
-        {"model": {"path": str(model), "dtype": dtype}, "data": {"train": "jsonl"}, "cluster": cluster},
-    )
+    sections = {"cluster": cluster, "weights": {"send": send}}
+    return make_config({"model": {"path": str(model), "dtype": dtype}, "data": {"train": "jsonl"}, **sections})
 
 
 def test_weights_are_counted_over_all_files_in_the_dtype_they_are_sent_in(model: Path):
@@ -44,6 +43,8 @@ def test_two_versions_and_a_batch_find_room_by_default(model: Path):
     assert needed_mib(config(model)) == 128 + 2 * 200
     assert private_mib(config(model)) == 528
     assert private_mib(config(model, store=300)) == 300
+    # The deltas of one version are there until the next whole one has come.
+    assert needed_mib(config(model, send="delta")) == 128 + 2.5 * 200
 
 
 def test_a_small_store_is_named_with_what_it_costs(model: Path):
