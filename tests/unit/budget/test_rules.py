@@ -1,6 +1,7 @@
 import json
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.unit.budget.worlds import play, random_world, stops
 from v05ray import budget
 from v05ray.budget import RULES, BatchMachine, Evidence, FixedRule, Judgement, OslaRule, Rule
 from v05ray.budget.controller import CostController
+from v05ray.budget.rules.sequential import ReinforceAdaRule
 from v05ray.errors import ConfigError
 from v05ray.registry import Registry
 
@@ -190,6 +192,11 @@ class TestSequential:
     def test_pilot_commit_by_hand(self, good: int, target: int) -> None:
         rule = budget.build("pilot_commit")
         assert said(rule, [1.0] * good + [-1.0] * (16 - good)) == (target, "target_reached")
+
+    def test_reinforce_ada_built_by_hand_refuses_an_unknown_end(self) -> None:
+        until: Any = "bored"
+        with pytest.raises(ValueError, match=r"^until must be 'success' or 'balance', got 'bored'$"):
+            ReinforceAdaRule(until=until)
 
     def test_pilot_commit_draws_what_its_pilot_lost(self) -> None:
         assert said(budget.build("pilot_commit"), [1.0] * 3) == (16, "target_reached")

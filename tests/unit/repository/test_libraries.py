@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,17 @@ def imported(source: str) -> Iterator[str]:
             yield (node.module or "").partition(".")[0]
 
 
-def importers(library: str) -> set[str]:
+@cache
+def imports() -> dict[str, frozenset[str]]:
+    """What each file of the package imports; parsed once, for every library."""
     return {
-        path.relative_to(PACKAGE).as_posix()
+        path.relative_to(PACKAGE).as_posix(): frozenset(imported(path.read_text(encoding="utf-8")))
         for path in PACKAGE.rglob("*.py")
-        if library in imported(path.read_text(encoding="utf-8"))
     }
+
+
+def importers(library: str) -> set[str]:
+    return {path for path, names in imports().items() if library in names}
 
 
 @pytest.mark.parametrize("library", MAY_KNOW)
