@@ -1,5 +1,6 @@
 import asyncio
 import re
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -166,6 +167,7 @@ async def test_one_that_fails_its_weights_holds_no_other_up_while_it_restarts():
 
 async def test_the_pool_meters_what_it_is_asked_for_and_what_it_answers():
     pool = await started(FakeGenerator(REWARDS, "g", latency=0.05, num_tokens=3))
+    start = time.monotonic()
     answered = asyncio.create_task(pool.draw(request("p0", (0, 1))))
     given_up = asyncio.create_task(pool.draw(request("p1", (0,))))
     await asyncio.sleep(0.01)
@@ -175,7 +177,7 @@ async def test_the_pool_meters_what_it_is_asked_for_and_what_it_answers():
     work = (await pool.snapshot()).workload
     assert (work.outstanding_tokens, work.answered_bound, work.answered_tokens) == (0, 2 * (4 + 16), 2 * (4 + 3))
     assert work.ready_s == pytest.approx(work.generating_s)
-    assert work.generating_s == pytest.approx(0.05, rel=0.5)
+    assert 0.04 < work.generating_s <= time.monotonic() - start
 
 
 async def test_a_full_generator_is_given_no_more_until_it_answers():
