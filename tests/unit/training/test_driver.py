@@ -231,7 +231,7 @@ async def test_a_step_that_does_not_fit_the_grace_is_given_up_and_nothing_of_it_
         async def accumulate(self, samples) -> None:
             await super().accumulate(samples)
             if self.num_steps == 1:
-                first.leave_by(asyncio.get_running_loop().time() + 0.1)
+                first.leave_by(asyncio.get_running_loop().time() + 3.0)  # half of it is left for the checkpoint
                 await asyncio.sleep(60)
 
     whole = World()
