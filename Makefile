@@ -80,7 +80,8 @@ SPREAD := --numprocesses 2 --dist loadfile
 # thread each, a whole run imports, then waits for actors that import, and what is tested is often a deadline. So two groups
 # run at a time, the longest first, and what a group says comes when it has ended.
 LONGEST := tests/chaos/test_chaos.py tests/e2e/test_run.py tests/chaos/test_stops.py tests/ray \
-	tests/chaos/test_lost_processes.py tests/e2e/recipes tests/e2e/generation
+	tests/chaos/test_lost_processes.py tests/e2e/generation tests/e2e/evaluation tests/chaos/test_store.py \
+	tests/e2e/recipes tests/e2e/models
 GROUPS := $(filter-out %__pycache__ %/autoscaling, \
 	$(wildcard tests/chaos/test_*.py tests/e2e/test_*.py) $(patsubst %/,%,$(wildcard tests/e2e/*/)))
 TWO_AT_A_TIME := $(LONGEST) $(filter-out $(LONGEST),$(GROUPS))
