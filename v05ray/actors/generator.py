@@ -25,7 +25,7 @@ class GeneratorActor:
         from v05ray.generation.engine import Engine
 
         end_with_parent()
-        self._receiver, self._keeps = Receiver(), config.weights.deltas(config.model.dtype)
+        self._receiver, self._keeps = Receiver(), config.sends_deltas
         self._engine = Engine(config.model.path, config.generators, config.model, generator_id=generator_id)
 
     async def ready(self) -> None:

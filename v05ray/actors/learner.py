@@ -37,7 +37,7 @@ class LearnerActor:
         learner = config.learner
         end_with_parent()
         self._config = config
-        self._sender = Sender(config.weights.deltas(config.model.dtype))
+        self._sender = Sender(config.sends_deltas)
         self._learner = Learner(
             rank,
             learner.num_ranks,

@@ -74,6 +74,12 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    @property
+    def sends_deltas(self) -> bool:
+        """Whether only the elements of the weights that changed go to the generators (`weights.send`)."""
+        pays = self.model.dtype == "bfloat16" and self.cluster.address is not None
+        return self.weights.send == "delta" or (self.weights.send == "auto" and pays)
+
     @model_validator(mode="after")
     def _colocated_roles_share_devices(self) -> "Config":
         if not self.cluster.colocate:

@@ -100,8 +100,9 @@ class WeightsConfig(Section):
 
     send: Literal["auto", "delta", "full"] = "auto"
     """What travels: `delta`, only the elements that changed in `model.dtype` (and whole buckets where that would not
-    pay), for which rank 0 and every generator hold the weights once more in host memory; or `full`. `auto`: `delta` in
-    bfloat16, in which small learning rates leave most elements as they are, `full` in float32, in which none stays."""
+    pay), for which rank 0 and every generator hold the weights once more in host memory; or `full`. `auto`: `delta` on
+    a cluster in bfloat16, in which small learning rates leave most elements as they are; `full` in float32, in which
+    none stays, and on a private cluster, whose processes read the buckets in one shared memory."""
     verify_every: int | None = Field(default=None, ge=0)
     """After one weight update in this many each generator proves what it serves: a checksum of every tensor, and the
     log-probabilities of a few fixed responses (within `model.agreement_nats`). One that differs is named, taken out of
@@ -113,10 +114,6 @@ class WeightsConfig(Section):
         if every is None:
             every = 1 if num_parameters < PROVED_EACH_BELOW else PROVED_SELDOM
         return every > 0 and version % every == 0
-
-    def deltas(self, dtype: str) -> bool:
-        """Whether what is unchanged stays at home."""
-        return self.send == "delta" or (self.send == "auto" and dtype == "bfloat16")
 
 
 class PublishedValueConfig(Section):

@@ -46,7 +46,7 @@ def _num_elements(path: Path) -> int:
 def needed_mib(config: Config) -> int:
     """What one node's object store should hold for this run, in MiB."""
     weights = weights_bytes(config.model.path, config.model.dtype)
-    versions = VERSIONS + (CHAIN_BELOW if config.weights.deltas(config.model.dtype) else 0)
+    versions = VERSIONS + (CHAIN_BELOW if config.sends_deltas else 0)
     return max(LEAST_MIB, ROOM_MIB + math.ceil(versions * weights / MIB))
 
 

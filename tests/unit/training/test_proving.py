@@ -9,6 +9,7 @@ import pytest
 from tests.fakes import FakeGenerator, FakeLearner
 from tests.unit.training.test_driver import NAMES, World, config_of, trainer_of
 from v05ray.config import WeightsConfig
+from v05ray.job.config_files import make_config
 from v05ray.ports import Served, UpdateReport, Weights
 from v05ray.training.progress import Progress
 from v05ray.training.proving import NUM_SEQUENCES, UpdateTotals, make_probe, update_metrics
@@ -133,9 +134,15 @@ def test_small_models_are_proved_each_time_and_large_ones_at_times(
 
 
 def test_deltas_are_sent_where_weights_stay_as_they_are():
-    assert [WeightsConfig().deltas(dtype) for dtype in ("bfloat16", "float32")] == [True, False]
-    assert WeightsConfig(send="delta").deltas("float32")
-    assert not WeightsConfig(send="full").deltas("bfloat16")
+    def sends_deltas(dtype: str, address: str | None, send: str) -> bool:
+        config = {"model": {"path": "m", "dtype": dtype}, "data": {"train": "jsonl"}}
+        return make_config({**config, "cluster": {"address": address}, "weights": {"send": send}}).sends_deltas
+
+    assert sends_deltas("bfloat16", "auto", "auto")
+    assert not sends_deltas("float32", "auto", "auto")
+    assert not sends_deltas("bfloat16", None, "auto")  # one machine: buckets are read in shared memory
+    assert sends_deltas("float32", None, "delta")
+    assert not sends_deltas("bfloat16", "auto", "full")
 
 
 def test_totals_of_a_checkpoint_that_has_none():
