@@ -321,6 +321,8 @@ class LearnerConfig(Section):
     batches of one update; see `epochs`."""
     timeout_s: float = Field(default=600.0, gt=0)
     """Longest time a collective call of the gang may take, in seconds; every update is one of its own."""
+    max_skipped_updates: int = Field(default=5, ge=1)
+    """An update whose gradient is not finite is skipped; this many in a row end the run."""
 
     @property
     def one_update(self) -> bool:

@@ -53,6 +53,7 @@ MAY_CHANGE = (
     "learner.num_cpus",
     "learner.num_threads",
     "learner.timeout_s",
+    "learner.max_skipped_updates",
     "learner.stream_tokens",
     "evaluation.*",
     "tracking.*",

@@ -21,6 +21,8 @@ class RunState:
     """Held-out metrics: one entry per evaluation, with its `step`."""
     updates: UpdateTotals = field(default_factory=UpdateTotals)
     """Weight updates so far."""
+    num_skipped_in_a_row: int = 0
+    """Updates of the optimiser that were skipped since the last one that was applied."""
 
     def state_dict(self) -> dict[str, Any]:
         """JSON values only."""
@@ -33,3 +35,4 @@ class RunState:
         self.seconds = dict(state["seconds"])
         self.curve = [dict(entry) for entry in state["curve"]]
         self.updates = UpdateTotals.of(state.get("updates"))
+        self.num_skipped_in_a_row = state.get("num_skipped_in_a_row", 0)

@@ -38,6 +38,7 @@ from v05ray.training.metrics import Stopwatch, memory_metrics, prior_metrics, ro
 from v05ray.training.progress import Progress
 from v05ray.training.proving import update_metrics, with_probe
 from v05ray.training.run_state import RunState
+from v05ray.training.skipped import check_skipped, skipped_in_a_row, skipped_shown
 from v05ray.types import Prior, ProbeSequence, Prompt, RolloutGroup, StepReport, SupportExample
 
 
@@ -115,6 +116,7 @@ class Stepper:
                 async with self._watchdog.stage("update", step, {"the learners": self._roles.learners}):
                     with clock("update_actor"):
                         actor_metrics = await self._roles.learners.step(self._watchdog.progressed)
+                self._state.num_skipped_in_a_row = skipped_in_a_row(self._state.num_skipped_in_a_row, actor_metrics)
             self._state.step = step
             with clock("update_weights"):
                 await self.publish()
@@ -124,9 +126,18 @@ class Stepper:
         with clock("ledger"):
             async with self._watchdog.stage("ledger", step, writes=folder):
                 await self._disk.do(folder, self._ledger.append_step, step, groups, values, self._ledger_meta())
+        if num_samples:
+            self._report_skipped(step, actor_metrics)
         async with self._watchdog.stage("status", step, {"the scheduler": self._roles.scheduler}):
             status = await self._roles.scheduler.status()
         return self._report(groups, values, actor_metrics, clock, status)
+
+    def _report_skipped(self, step: int, actor_metrics: Mapping[str, float]) -> None:
+        """After the ledger has the step: it is what the user is pointed to."""
+        if (line := skipped_shown(step, actor_metrics, self._ledger.folder)) is not None:
+            self._progress.note(line)
+        most = self._config.learner.max_skipped_updates
+        check_skipped(self._state.num_skipped_in_a_row, most, step, self._ledger.folder)
 
     async def publish(self) -> None:
         """The learners' weights to the generators, as the version of the last step done; asks for proofs of them."""
