@@ -1,5 +1,6 @@
 """Updates without a finite gradient: each is reported with its step, and some in a row end the run."""
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.unit.training.world import World, config_of, trainer_of
 from v05ray.errors import RunError
 from v05ray.ledger import LedgerReader
 from v05ray.storage.checkpoint import Checkpoints
+from v05ray.training.progress import Progress
 
 
 class Breaking(FakeLearner):
@@ -32,16 +34,16 @@ class Breaking(FakeLearner):
 async def test_skipped_updates_in_a_row_end_the_run_with_their_steps_recorded(tmp_path: Path):
     config = config_of(run={"num_steps": 9}, learner={"max_skipped_updates": 4})
     trainer = await trainer_of(config, world := World(learner=Breaking([2, 4, 5, 6])), tmp_path)
-    notes: list[str] = []
-    trainer._progress.note = notes.append
+    said = io.StringIO()
+    trainer._steps._progress = Progress(num_steps=9, file=said, live=False)
     with pytest.raises(RunError, match=r"step 5: .* in the last 4 updates, learner.max_skipped_updates is 4"):
         await trainer.run()
     assert world.learner.num_steps == 5
     ledger = tmp_path / "ledger"
     assert list(LedgerReader(ledger).steps) == [1, 2, 3, 4, 5]
-    said = [note for note in notes if "skipped" in note]
-    assert [note.split(":")[0] for note in said] == ["step 2", "step 4", "step 5"]
-    assert said[0] == (
+    notes = [line for line in said.getvalue().splitlines() if "skipped" in line]
+    assert [note.split(":")[0] for note in notes] == ["step 2", "step 4", "step 5"]
+    assert notes[0] == (
         f"step 2: 2 of 2 updates skipped, the gradient was not finite; its rollouts are step 2 of {ledger}"
     )
 
