@@ -61,7 +61,7 @@ class PredictorPool:
         self._meter.asked(len(prompts))
         asked = (
             self._predict_part(name, part, support, policy_version, seed)
-            for name, part in zip(ready, parts, strict=False)
+            for name, part in zip(ready, parts, strict=False)  # fewer parts where prompts are few
         )
         answers = await asyncio.gather(*asked)
         return [prior for part in answers for prior in part]

@@ -130,6 +130,24 @@ def test_all_advantages_zero_still_moves_by_momentum(make_learner: MakeLearner, 
     assert_close(weights(learner), dict(plain.model.named_parameters()), atol=CLOSE)
 
 
+def test_a_parameter_that_no_pass_reached_moves_by_momentum_as_with_a_gradient_of_zero(
+    make_learner: MakeLearner, tied_folder: Path
+) -> None:
+    after = []
+    for reached in (True, False):
+        learner = make_learner(tied_folder, **OPTIONS)
+        learner.accumulate(make_samples(2))
+        learner.step()
+        learner.accumulate(make_samples(2, 1))
+        parameter = next(learner._policy.parameters())
+        before = parameter.detach().clone()
+        parameter.grad = torch.zeros_like(parameter) if reached else None
+        learner.step()
+        assert not torch.equal(parameter, before)
+        after.append(weights(learner))
+    assert_close(after[0], after[1], atol=0)
+
+
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(
     make_learner: MakeLearner, tied_folder: Path
 ) -> None:

@@ -7,7 +7,7 @@ from v05ray.types import TrainSample
 
 
 def samples_of(*sizes: int) -> list[TrainSample]:
-    """Prompt i with sizes[i] responses; those of one prompt are told apart by their length."""
+    """Prompt i with sizes[i] responses; each response of a prompt has another length."""
     return [
         TrainSample(f"p{i}", (1,), (2,) * (k + 1), (0.0,) * (k + 1), (1.0,) * (k + 1), (True,) * (k + 1), 0)
         for i, size in enumerate(sizes)
